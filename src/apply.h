@@ -1,0 +1,85 @@
+/*
+ * apply.h: writing the target side of a mapping.
+ *
+ * Two engines behind one interface: direct executor calls for heap tables, plain or partitioned (apply_heap.c), and
+ * prepared statements for everything else, that is foreign tables (apply_spi.c).
+ */
+#ifndef DW_APPLY_H
+#define DW_APPLY_H
+
+#include "lookup.h"
+
+typedef enum DwApplied
+{
+	DW_APPLIED_NOTHING,			/* it was so already */
+	DW_APPLIED_INSERT,
+	DW_APPLIED_UPDATE,
+	DW_APPLIED_DELETE,
+	DW_APPLIED_BUSY				/* in another transaction's hands, and the caller did not want to wait; nothing was written */
+} DwApplied;
+
+typedef struct DwTarget
+{
+	DwFlow	   *flow;
+	const struct DwEngine *engine;
+	bool		wait;			/* for writers of the same target row (mirror), or report BUSY (background) */
+	bool		quiet_unchanged;	/* write nothing where the target already agrees */
+	DwLookup   *lookup;			/* heap engine; NULL for foreign tables */
+	TupleTableSlot *row;		/* target layout: project into this */
+	TupleTableSlot *old_row;	/* a second one, for the image before an update */
+	MemoryContext context;
+	MemoryContext row_context;	/* reset by the caller between rows */
+	void	   *private;
+} DwTarget;
+
+typedef struct DwEngine
+{
+	void		(*open) (DwTarget *target);
+	void		(*close) (DwTarget *target);
+	DwApplied	(*put) (DwTarget *target, TupleTableSlot *row);
+	DwApplied	(*remove) (DwTarget *target, const DwKey *target_key);
+	DwApplied	(*move) (DwTarget *target, const DwKey *from, TupleTableSlot *row);
+	TupleTableSlot *(*fetch) (DwTarget *target, const DwKey *target_key, Snapshot snapshot);
+} DwEngine;
+
+/*
+ * Open a target for a run of writes.  Memory and resource owner current at open; close before either goes.
+ * The caller has an active snapshot, and an after-trigger query level to which foreign key checks go (a trigger always
+ * has; background work opens one with dw_write_begin).
+ */
+extern DwTarget *dw_target_open(DwFlow *flow, bool wait);
+extern void dw_target_close(DwTarget *target);
+
+/*
+ * Make the target row of this key look like row (target layout, from dw_project): insert or update the mapped columns, leaving the others.  A mapping
+ * that does not own its target only updates.
+ * Errors: whatever the target's constraints raise.
+ */
+extern DwApplied dw_target_put(DwTarget *target, TupleTableSlot *row);
+/* Take the row away; where the mapping does not own it, its columns go back to their defaults. */
+extern DwApplied dw_target_remove(DwTarget *target, const DwKey *target_key);
+/* The row moves from one key to that of row, keeping its unmapped columns where the new key is free. */
+extern DwApplied dw_target_move(DwTarget *target, const DwKey *from, TupleTableSlot *row);
+/* The row as a snapshot sees it (NULL: newest committed or own), target layout; NULL when there is none. */
+extern TupleTableSlot *dw_target_fetch(DwTarget *target, const DwKey *target_key, Snapshot snapshot);
+
+/*
+ * Background writes: an after-trigger level of its own, deferred constraints made immediate, so that no code of the
+ * table's owner is left to run under another user at commit.
+ */
+extern void dw_write_begin(void);
+extern void dw_write_end(Oid owner);
+
+/*
+ * Bulk insert for the backfill, heap targets only: collect rows, then insert them all.  Never waits for anybody.
+ * add: row (target layout) and its source TID.  flush: rows, then index entries; returns; conflicts[i] says that row i
+ * met another row of the same key or of another unique index and was taken back.
+ */
+typedef struct DwBulk DwBulk;
+extern DwBulk *dw_bulk_begin(DwTarget *target, int capacity);
+extern bool dw_bulk_add(DwBulk *bulk, TupleTableSlot *row);	/* false: full, flush first */
+extern void dw_bulk_flush(DwBulk *bulk, bool *conflicts);
+extern void dw_bulk_take_back(DwBulk *bulk, int i);	/* after flush and before the next add: delete row i again */
+extern void dw_bulk_end(DwBulk *bulk);
+
+#endif							/* DW_APPLY_H */

@@ -1,0 +1,69 @@
+/*
+ * lookup.h: rows by unique key, in a plain or partitioned table.
+ */
+#ifndef DW_LOOKUP_H
+#define DW_LOOKUP_H
+
+#include "mapping.h"
+#include "access/genam.h"
+#include "access/tableam.h"
+#include "nodes/execnodes.h"
+
+typedef struct DwLeaf
+{
+	Oid			relid;			/* hash key */
+	Relation	rel;
+	Relation	index;			/* the key's index on this leaf */
+	ResultRelInfo *rri;			/* for partition checks and, once opened for writing, for writes */
+	TupleTableSlot *slot;		/* row last found, in the leaf's layout */
+	AttrMap    *from_root;		/* for leaf layout <- root layout; NULL where they look the same */
+	AttrMap    *to_root;
+	ScanKeyData scankey[INDEX_MAX_KEYS];
+	bool		writable;		/* indexes are open for inserts */
+} DwLeaf;
+
+/* A table opened for look-ups; lives in the memory context and resource owner current at open. */
+typedef struct DwLookup
+{
+	const DwKeyShape *shape;
+	Relation	root;
+	bool		partitioned;
+	LOCKMODE	lock;
+	EState	   *estate;
+	List	   *leaves;			/* of DwLeaf, opened so far; the first is the last one that matched */
+	TupleTableSlot *key_slot;	/* root layout: routes a key to its leaf */
+	TupleTableSlot *root_slot;	/* row found, in the root's layout */
+	MemoryContext context;
+} DwLookup;
+
+typedef enum DwFind
+{
+	DW_FIND_NONE,
+	DW_FIND_FOUND,
+	DW_FIND_BUSY				/* in progress in another transaction, and the caller did not want to wait */
+} DwFind;
+
+extern DwLookup *dw_lookup_open(const DwKeyShape *shape, LOCKMODE lock);
+extern void dw_lookup_close(DwLookup *lookup);
+
+/*
+ * Newest version of the row with this key, committed or our own; a version in progress elsewhere is waited for, or
+ * reported as busy.  On FOUND, *leaf and (*leaf)->slot hold it.  "None" is exact only while the caller holds what
+ * PROTOCOLS' invariant asks for, or with confirm = true.
+ */
+extern DwFind dw_lookup_newest(DwLookup *lookup, const DwKey *key, bool wait, bool confirm, DwLeaf **leaf);
+/* The row that an MVCC snapshot sees. */
+extern bool dw_lookup_visible(DwLookup *lookup, const DwKey *key, Snapshot snapshot, DwLeaf **leaf);
+/*
+ * Newest version, locked FOR NO KEY UPDATE (strong: FOR UPDATE).  wait = false: NOWAIT.  Rows that this transaction itself wrote are returned without
+ * locking.
+ */
+extern DwFind dw_lookup_lock(DwLookup *lookup, const DwKey *key, bool wait, bool strong, DwLeaf **leaf);
+/* The row last found in a leaf, in the root's layout. */
+extern TupleTableSlot *dw_leaf_row(DwLookup *lookup, DwLeaf *leaf);
+/* Leaf that would hold a row (root layout) with these partition key columns; NULL where none would. */
+extern DwLeaf *dw_lookup_leaf_for(DwLookup *lookup, TupleTableSlot *row);
+/* Leaf by OID. */
+extern DwLeaf *dw_lookup_leaf(DwLookup *lookup, Oid relid);
+
+#endif							/* DW_LOOKUP_H */

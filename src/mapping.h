@@ -1,0 +1,128 @@
+/*
+ * mapping.h: mappings compiled for this backend.
+ *
+ * The key of a mapping is always its new-side key (DwKey).  The old-side key is computed from it, so that one value
+ * names the logical row in either direction.
+ */
+#ifndef DW_MAPPING_H
+#define DW_MAPPING_H
+
+#include "catalog.h"
+#include "executor/tuptable.h"
+#include "nodes/bitmapset.h"
+#include "utils/jsonb.h"
+#include "utils/rel.h"
+#include "utils/snapshot.h"
+
+/* Values of key columns in the order of the mapping's (or the old side's) key columns; never null. */
+typedef struct DwKey
+{
+	Datum		values[INDEX_MAX_KEYS];
+} DwKey;
+
+/* A side's key: columns and the unique index over them (InvalidOid for a foreign table). */
+typedef struct DwKeyShape
+{
+	Oid			relid;			/* the table, not a leaf */
+	Oid			index;
+	int			ncolumns;
+	AttrNumber	columns[INDEX_MAX_KEYS];
+} DwKeyShape;
+
+typedef struct DwProjection DwProjection;	/* private to mapping.c */
+struct DwCompiled;
+
+/* One direction of a compiled mapping. */
+typedef struct DwFlow
+{
+	struct DwCompiled *compiled;
+	DwDirection direction;
+	Oid			source;			/* tables, not leaves */
+	Oid			target;
+	const DwKeyShape *source_key;
+	const DwKeyShape *target_key;
+	TupleDesc	source_desc;	/* copies, of the tables at the time of compilation */
+	TupleDesc	target_desc;
+	Bitmapset  *mapped;			/* target attribute numbers written by updates */
+	Bitmapset  *inserted;		/* those written by inserts: mapped and insert-only */
+	bool		owns_target;	/* brings target rows into being and takes them away */
+	DwProjection *projection;
+} DwFlow;
+
+typedef struct DwCompiled
+{
+	const DwMapping *mapping;	/* the definition, in the same memory */
+	const char *migration;		/* name */
+	int32		mapping_id;
+	int32		migration_id;
+	DwPhase		phase;			/* as of the last invalidation */
+	bool		filled;
+	bool		queue_errors;	/* forward mirrors queue what fails: shadow, or mirror_on_error = queue */
+	bool		discard;		/* shadow_discard: forward mirrors are tried and undone */
+	DwKeyShape	old_key;
+	DwKeyShape	new_key;
+	bool		new_is_foreign;
+	DwFlow		flow[2];		/* by DwDirection */
+	MemoryContext context;
+	bool		valid;			/* cleared by invalidation callbacks */
+} DwCompiled;
+
+/* A table that carries our triggers, as the trigger sees it. */
+typedef struct DwTable
+{
+	Oid			relid;			/* as fired: may be a leaf */
+	Oid			root;
+	bool		flushed;		/* it and its root carry the statement triggers: work may wait for them */
+	TupleConversionMap *to_root;	/* leaf row -> row of the root; NULL where they look the same */
+	TupleTableSlot *root_slot;	/* for that */
+	List	   *as_old;			/* of DwCompiled: mappings in which it is the old table, parents first */
+	List	   *as_new;
+	bool		valid;
+} DwTable;
+
+/*
+ * Compiled mapping by id, rebuilt when anything under it changed.  The caller holds a lock on one of its tables.
+ * ERROR 55000 when tables have been altered so that it no longer compiles.  Valid until the end of the transaction;
+ * NULL when the mapping is gone.
+ */
+extern DwCompiled *dw_compiled_get(int32 mapping_id);
+/* All of a migration, parents before children by the new side's foreign keys; list of DwCompiled. */
+extern List *dw_compiled_of(int32 migration_id);
+/* What a trigger on this relation has to do. */
+extern DwTable *dw_table_get(Relation rel);
+
+/*
+ * The target row of a source row: fills out, whose descriptor is flow->target_desc, in the columns of flow->inserted
+ * (others null).  false: the row has no counterpart (filter, or another mapping's scope), only the key columns
+ * are filled then where the key can be computed.  snapshot: for sub-selects; NULL = newest.  Runs the expressions
+ * as the owner of the source.  The values live until the next call for this flow.
+ */
+extern bool dw_project(DwFlow *flow, TupleTableSlot *source, TupleTableSlot *out, Snapshot snapshot);
+
+/* Key of the mapping from a row of the new table, and from one of the old (through the projection). */
+extern void dw_key_of_new(DwCompiled *compiled, TupleTableSlot *new_row, DwKey *key);
+/* Old-side key values from the mapping's key.  false: out of range for the old type, so no such row. */
+extern bool dw_old_key(DwCompiled *compiled, const DwKey *key, DwKey *old_key);
+/* The key on the source / the target side of the flow. */
+extern bool dw_source_key(DwFlow *flow, const DwKey *key, DwKey *source_key);
+extern bool dw_target_key(DwFlow *flow, const DwKey *key, DwKey *target_key);
+
+/* Key as users see it, new-side columns, and back.  ERROR 22023 with hint for a key with wrong columns. */
+extern Jsonb *dw_key_to_jsonb(DwCompiled *compiled, const DwKey *key);
+extern void dw_key_from_jsonb(DwCompiled *compiled, Jsonb *json, DwKey *key);
+/* Columns of a new-side row (attribute numbers in columns) as jsonb under their names, settings pinned. */
+extern Jsonb *dw_row_to_jsonb(TupleDesc desc, TupleTableSlot *row, const Bitmapset *columns);
+
+/*
+ * Compare two rows of the flow's target in its mapped columns: NULL when they agree, else the attribute numbers that
+ * differ.  Equal means: same bytes, or equal by the type's own equality where the type has no collation.
+ */
+extern Bitmapset *dw_rows_differ(DwFlow *flow, TupleTableSlot *a, TupleTableSlot *b);
+
+/* Tell every backend that something about the mappings of this migration changed (at commit). */
+extern void dw_mapping_invalidate(int32 migration_id);
+/* All leaves and the table itself, locked as asked; list of OIDs. */
+extern List *dw_heaps_of(Oid relid, LOCKMODE lock);
+extern void dw_mapping_init(void);
+
+#endif							/* DW_MAPPING_H */

@@ -1,0 +1,24 @@
+/*
+ * reconcile.h: compare both sides, keep the list of differing keys, repair them.
+ */
+#ifndef DW_RECONCILE_H
+#define DW_RECONCILE_H
+
+#include "mapping.h"
+
+/*
+ * One chunk of the background pass that is under way or due by reconcile_interval (or asked for), in the current transaction and under one snapshot.
+ * next_due: when the next pass begins.
+ */
+extern DwStep dw_reconcile_step(const DwMigration *migration, TimestampTz *next_due);
+/* Ask for a background pass now. */
+extern void dw_reconcile_request(const DwMigration *migration);
+
+/* Bring one key to agreement from the truth, or say that it would be (dry_run); the overwritten image goes to drift. */
+extern bool dw_repair_key(const DwMigration *migration, DwCompiled *compiled, const DwKey *key, bool dry_run);
+
+/* What gates and status ask.  clean_pass: a full pass of every mapping began and ended in this epoch and found nothing. */
+extern int64 dw_drift_open(int32 migration_id);	/* -1 before the first pass of this epoch */
+extern bool dw_reconcile_clean_pass(const DwMigration *migration, TimestampTz *finished_at);
+
+#endif							/* DW_RECONCILE_H */

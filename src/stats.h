@@ -1,0 +1,41 @@
+/*
+ * stats.h: counters of the mirrors, in shared memory.
+ *
+ * Counts are kept in the backend and added to shared memory when the transaction commits; an abort forgets them, but not
+ * the failures, which are what an abort is about.
+ */
+#ifndef DW_STATS_H
+#define DW_STATS_H
+
+#include "dualwrite.h"
+#include "portability/instr_time.h"
+#include "utils/timestamp.h"
+
+typedef enum DwCounter
+{
+	DW_COUNT_INSERT,
+	DW_COUNT_UPDATE,
+	DW_COUNT_DELETE,
+	DW_COUNT_SKIPPED,			/* nothing to write: unmapped columns, filter */
+	DW_COUNT_FAILED,
+	DW_COUNT_QUEUED,
+	DW_NUM_COUNTERS
+} DwCounter;
+
+/* Count one mirrored event and the time it took (zero: not timed). */
+extern void dw_stats_count(int32 mapping_id, DwDirection direction, DwCounter counter, instr_time elapsed);
+
+typedef struct DwStatsEntry
+{
+	int64		counters[DW_NUM_COUNTERS];
+	double		total_ms;
+	double		p50_us;			/* negative: nothing timed */
+	double		p99_us;
+	TimestampTz since;
+} DwStatsEntry;
+
+extern bool dw_stats_get(int32 mapping_id, DwDirection direction, DwStatsEntry *entry);
+extern void dw_stats_reset(int32 mapping_id);
+extern void dw_stats_init(void);
+
+#endif							/* DW_STATS_H */

@@ -1,0 +1,19 @@
+/*
+ * worker.h: background processes.
+ */
+#ifndef DW_WORKER_H
+#define DW_WORKER_H
+
+#include "dualwrite.h"
+
+/*
+ * See to it, at commit, that background work of this database goes on: wakes the launcher, or starts one.
+ * WARNING with a hint when max_worker_processes leaves no room.
+ */
+extern void dw_worker_wake(void);
+/* Is a worker for this migration running? */
+extern bool dw_worker_running(int32 migration_id);
+
+extern void dw_worker_init(void);	/* from _PG_init */
+
+#endif							/* DW_WORKER_H */
