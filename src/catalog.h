@@ -66,6 +66,9 @@ extern List *dw_mappings_on(Oid relid);
 extern void dw_event_record(const char *migration, const char *event, int from_phase, int to_phase,
 							List *waived, const char *reason, const char *detail_json);
 
+/* System identifier and database OID, as migration.origin holds them. */
+extern char *dw_origin(void);
+
 extern const char *dw_phase_name(DwPhase phase);
 /* ERROR 22023 for a word that is no phase. */
 extern DwPhase dw_phase_from_name(const char *name);

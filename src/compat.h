@@ -1,0 +1,113 @@
+/*
+ * compat.h: what differs between PostgreSQL 15, 17 and 18.  The only file that may look at PG_VERSION_NUM.
+ */
+#ifndef DW_COMPAT_H
+#define DW_COMPAT_H
+
+#include "postgres.h"
+
+#include "access/genam.h"
+#include "access/tableam.h"
+#include "access/tupconvert.h"
+#include "commands/trigger.h"
+#include "executor/executor.h"
+#include "nodes/parsenodes.h"
+#include "parser/parse_relation.h"
+#include "utils/acl.h"
+
+/* 16: onlySummarizing, for updates that touch no column of any but a summarizing index. */
+#if PG_VERSION_NUM >= 160000
+typedef TU_UpdateIndexes DwIndexUpdate;
+#define DW_NO_INDEXES	TU_None
+#define dw_insert_index_entries(rri, slot, estate, update, nodup, conflict, arbiters, which) \
+	ExecInsertIndexTuples(rri, slot, estate, update, nodup, conflict, arbiters, (which) == TU_Summarizing)
+#define DW_ALL_INDEXES	TU_All
+#else
+typedef bool DwIndexUpdate;
+#define DW_NO_INDEXES	false
+#define DW_ALL_INDEXES	true
+#define dw_insert_index_entries(rri, slot, estate, update, nodup, conflict, arbiters, which) \
+	((void) (which), ExecInsertIndexTuples(rri, slot, estate, update, nodup, conflict, arbiters))
+#endif
+
+/* 18: instrumentation of index scans. */
+#if PG_VERSION_NUM >= 180000
+#define dw_index_beginscan(heap, index, snapshot, nkeys) index_beginscan(heap, index, snapshot, NULL, nkeys, 0)
+#else
+#define dw_index_beginscan(heap, index, snapshot, nkeys) index_beginscan(heap, index, snapshot, nkeys, 0)
+#endif
+
+/* 18: the tuple that is being updated, NULL for inserts. */
+#if PG_VERSION_NUM >= 180000
+#define dw_check_index_constraints(rri, slot, estate, tid, arbiters) \
+	ExecCheckIndexConstraints(rri, slot, estate, tid, NULL, arbiters)
+#else
+#define dw_check_index_constraints(rri, slot, estate, tid, arbiters) \
+	ExecCheckIndexConstraints(rri, slot, estate, tid, arbiters)
+#endif
+
+/* 16: permissions moved out of the range table.  18: list of partitions that survived pruning. */
+static inline void
+dw_init_range_table(EState *estate, RangeTblEntry *rte)
+{
+#if PG_VERSION_NUM >= 160000
+	List	   *perminfos = NIL;
+
+	addRTEPermissionInfo(&perminfos, rte);
+#if PG_VERSION_NUM >= 180000
+	ExecInitRangeTable(estate, list_make1(rte), perminfos, bms_make_singleton(1));
+#else
+	ExecInitRangeTable(estate, list_make1(rte), perminfos);
+#endif
+#else
+	ExecInitRangeTable(estate, list_make1(rte));
+#endif
+}
+
+/* 16: result of the tuple lock and, 17, whether MERGE asks. */
+static inline bool
+dw_before_update_triggers(EState *estate, EPQState *epq, ResultRelInfo *rri, ItemPointer tid, TupleTableSlot *slot)
+{
+#if PG_VERSION_NUM >= 180000
+	return ExecBRUpdateTriggers(estate, epq, rri, tid, NULL, slot, NULL, NULL, false);
+#elif PG_VERSION_NUM >= 160000
+	return ExecBRUpdateTriggers(estate, epq, rri, tid, NULL, slot, NULL, NULL);
+#else
+	return ExecBRUpdateTriggers(estate, epq, rri, tid, NULL, slot, NULL);
+#endif
+}
+
+static inline bool
+dw_before_delete_triggers(EState *estate, EPQState *epq, ResultRelInfo *rri, ItemPointer tid)
+{
+#if PG_VERSION_NUM >= 180000
+	return ExecBRDeleteTriggers(estate, epq, rri, tid, NULL, NULL, NULL, NULL, false);
+#elif PG_VERSION_NUM >= 160000
+	return ExecBRDeleteTriggers(estate, epq, rri, tid, NULL, NULL, NULL, NULL);
+#else
+	return ExecBRDeleteTriggers(estate, epq, rri, tid, NULL, NULL);
+#endif
+}
+
+/* 16: one function for all kinds of objects. */
+#if PG_VERSION_NUM >= 160000
+#define dw_owns_relation(relid, user) object_ownercheck(RelationRelationId, relid, user)
+#else
+#define dw_owns_relation(relid, user) pg_class_ownercheck(relid, user)
+#endif
+
+/* 18: virtual generated columns. */
+#if PG_VERSION_NUM >= 180000
+#define dw_is_virtual(att) ((att)->attgenerated == ATTRIBUTE_GENERATED_VIRTUAL)
+#else
+#define dw_is_virtual(att) ((void) (att), false)
+#endif
+
+/* 16: attribute maps are executed on slots under the same name; the opclass of an index column is found by attno. */
+#if PG_VERSION_NUM >= 160000
+#define dw_relfilenode(rel) ((rel)->rd_locator.relNumber)
+#else
+#define dw_relfilenode(rel) ((rel)->rd_node.relNode)
+#endif
+
+#endif							/* DW_COMPAT_H */
