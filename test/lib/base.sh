@@ -9,10 +9,11 @@
 # Functions begin with dw_, variables that callers may read with DW_.
 
 # The release of Debian that carries each PostgreSQL version.
+# shellcheck disable=SC2034
 declare -A DW_SUITE=([15]=bookworm [17]=trixie [18]=sid)
 
 DW_WORK=''			# the work directory, once dw_workdir has made it
-DW_KEEP=${DW_KEEP:-0}		# 1: leave the work directory behind, and say where it is
+DW_KEEP=${DW_KEEP:-0}		# 1: leave the work directory behind; dw_say_kept says where it is
 DW_USER=''			# whom servers run as
 
 dw_say()
@@ -168,18 +169,23 @@ dw_give()
 }
 
 # Stop the servers of the work directory, whoever started them (a test killed half-way leaves
-# its own), then remove it. A pid file is believed only if the process works in that directory.
+# its own). A pid file is believed only if the process works in that directory.
 dw_stop_servers()
 {
 	local file pid
 
-	while IFS= read -r file; do
+	find "$DW_WORK" -name postmaster.pid 2>/dev/null | while IFS= read -r file; do
 		read -r pid <"$file" || continue
 		[[ $pid =~ ^[0-9]+$ ]] || continue
-		[[ $(dw_run readlink "/proc/$pid/cwd" 2>/dev/null) == "${file%/*}" ]] || continue
+		[[ ! -e /proc/self || $(dw_run readlink "/proc/$pid/cwd" 2>/dev/null) == "${file%/*}" ]] || continue
 		dw_run kill -QUIT "$pid" 2>/dev/null || continue
 		timeout 20 tail --pid="$pid" -f /dev/null || true
-	done < <(find "$DW_WORK" -name postmaster.pid 2>/dev/null)
+	done
+}
+
+dw_say_kept()
+{
+	[[ $DW_KEEP -ne 1 ]] || dw_say "kept: ${DW_ROOT_LABEL:-}$DW_WORK"
 }
 
 dw_cleanup()
@@ -191,9 +197,7 @@ dw_cleanup()
 	cd /
 	if [[ -n $DW_WORK && -d $DW_WORK ]]; then
 		dw_stop_servers
-		if [[ $DW_KEEP -eq 1 ]]; then
-			dw_warn "kept: ${DW_ROOT_LABEL:-}$DW_WORK"
-		else
+		if [[ $DW_KEEP -ne 1 ]]; then
 			rm -rf "$DW_WORK"
 		fi
 	fi

@@ -56,6 +56,7 @@ dw_install()
 	DW_VERSION=$("$1" --version)
 	DW_VERSION=${DW_VERSION#PostgreSQL }
 	DW_VERSION=${DW_VERSION%% *}
+	# shellcheck disable=SC2034
 	DW_MAJOR=${DW_VERSION%%[!0-9]*}
 
 	dir=$("$1" --bindir)
