@@ -8,11 +8,18 @@
 #include "nodes/primnodes.h"
 #include "utils/rel.h"
 
+/*
+ * A further name of the source row that every expression understands.  Stored text uses it where it needs a name for
+ * the row (a sub-select, the whole row), and none otherwise: whoever puts the text into a query aliases the table so.
+ * The table's own name would not do: it changes (ALTER TABLE RENAME, swap of names).
+ */
+#define DW_ROW_ALIAS "dualwrite_row"
+
 /* What an expression turned out to be. */
 typedef struct DwExpression
 {
 	Node	   *node;			/* analysed, coerced to the wanted type, collations assigned; not planned */
-	char	   *text;			/* deparsed, every name qualified: what the catalog stores */
+	char	   *text;			/* deparsed, every name qualified: what the catalog stores; parse it under search_path pg_catalog */
 	bool		has_sublink;	/* must run through SPI */
 	bool		is_constant;	/* no column, no sub-select, immutable */
 	bool		is_volatile;

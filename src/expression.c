@@ -1,0 +1,406 @@
+/*
+ * expression.c: from the text of a mapping to something that can be evaluated.
+ *
+ * An expression is analysed as the target list of "SELECT <text>" over one row of its source, coerced as an assignment
+ * to the target column would be, then deparsed with every name qualified.  Nothing here runs the expression, looks at
+ * the extension's tables or decides what a definition may contain: that is declare.c's.
+ */
+#include "postgres.h"
+
+#include "expression.h"
+#include "owner.h"
+
+#include "access/htup_details.h"
+#include "access/transam.h"
+#include "catalog/pg_language.h"
+#include "catalog/pg_proc.h"
+#include "catalog/pg_type.h"
+#include "commands/dbcommands.h"
+#include "nodes/makefuncs.h"
+#include "nodes/nodeFuncs.h"
+#include "optimizer/optimizer.h"
+#include "parser/analyze.h"
+#include "parser/parse_coerce.h"
+#include "parser/parse_collate.h"
+#include "parser/parse_expr.h"
+#include "parser/parse_node.h"
+#include "parser/parse_relation.h"
+#include "parser/parser.h"
+#include "utils/builtins.h"
+#include "utils/guc.h"
+#include "utils/lsyscache.h"
+#include "utils/ruleutils.h"
+#include "utils/syscache.h"
+#include "utils/typcache.h"
+
+/* What the user's text is put behind, and its length in characters. */
+#define DW_PREFIX		"SELECT "
+#define DW_PREFIX_CHARS	((int) sizeof(DW_PREFIX) - 1)
+
+/* What an error inside the analysis is about. */
+typedef struct DwErrorContext
+{
+	const char *text;
+	const char *what;
+} DwErrorContext;
+
+/* What is found on a walk over an analysed expression. */
+typedef struct DwWalk
+{
+	int			depth;			/* of sub-selects around the node */
+	int			natts;			/* of the source, for whole-row references */
+	Bitmapset  *columns;
+	bool		user_code;
+} DwWalk;
+
+/* Point at the place in the user's own text, as plpgsql and parse_type.c do for text that is not the client's query. */
+static void
+add_error_context(void *arg)
+{
+	DwErrorContext *context = arg;
+	int			position = geterrposition();
+
+	if (position > DW_PREFIX_CHARS)
+	{
+		errposition(0);
+		internalerrposition(position - DW_PREFIX_CHARS);
+		internalerrquery(context->text);
+	}
+	errcontext("expression for %s", context->what);
+}
+
+/* The one expression in the text; anything that is more than that is a syntax error. */
+static Node *
+parse_raw(const char *query)
+{
+	List	   *statements = raw_parser(query, RAW_PARSE_DEFAULT);
+	SelectStmt *select = NULL;
+	ResTarget  *target;
+	ColumnRef  *reference;
+
+	if (list_length(statements) == 1)
+		select = (SelectStmt *) linitial_node(RawStmt, statements)->stmt;
+	if (select == NULL || !IsA(select, SelectStmt) || select->op != SETOP_NONE ||
+		list_length(select->targetList) != 1 || select->distinctClause || select->intoClause ||
+		select->fromClause || select->whereClause || select->groupClause || select->havingClause ||
+		select->windowClause || select->valuesLists || select->sortClause || select->limitOffset ||
+		select->limitCount || select->lockingClause || select->withClause)
+		ereport(ERROR,
+				(errcode(ERRCODE_SYNTAX_ERROR),
+				 errmsg("a single SQL expression is expected"),
+				 errhint("Write what could stand between SELECT and FROM; put a whole SELECT into parentheses.")));
+
+	target = linitial_node(ResTarget, select->targetList);
+	reference = (ColumnRef *) target->val;
+	if (target->name != NULL || target->indirection != NIL ||
+		(IsA(reference, ColumnRef) && IsA(llast(reference->fields), A_Star)))
+		ereport(ERROR,
+				(errcode(ERRCODE_SYNTAX_ERROR),
+				 errmsg("a single SQL expression is expected"),
+				 errhint("Leave out the alias, or name one column instead of \"*\".")));
+	return target->val;
+}
+
+/* The row answers to a further name: a copy of its namespace item whose columns need that name as prefix. */
+static void
+add_row_name(ParseState *pstate, ParseNamespaceItem *row, const char *name)
+{
+	ParseNamespaceItem *item;
+
+	if (name == NULL || strcmp(name, row->p_names->aliasname) == 0)
+		return;
+	item = palloc(sizeof(ParseNamespaceItem));
+	*item = *row;
+	item->p_names = makeAlias(name, row->p_names->colnames);
+	/* with an alias, so that "schema.table.column" goes on finding only the table itself */
+	item->p_rte = copyObject(row->p_rte);
+	item->p_rte->alias = makeAlias(name, NIL);
+	addNSItemToQuery(pstate, item, false, true, false);
+}
+
+static ParseState *
+make_pstate(const char *query, Relation source, const char *source_alias)
+{
+	ParseState *pstate = make_parsestate(NULL);
+	ParseNamespaceItem *row;
+
+	pstate->p_sourcetext = query;
+	row = addRangeTableEntryForRelation(pstate, source, AccessShareLock, NULL, false, true);
+	addNSItemToQuery(pstate, row, true, true, true);
+	add_row_name(pstate, row, DW_ROW_ALIAS);
+	add_row_name(pstate, row, source_alias);
+	return pstate;
+}
+
+/* What makes sense only over many rows, or gives many, is no value of a column. */
+static void
+refuse_sets(ParseState *pstate)
+{
+	if (pstate->p_hasAggs)
+		ereport(ERROR,
+				(errcode(ERRCODE_GROUPING_ERROR),
+				 errmsg("aggregate functions are not allowed in a mapping"),
+				 errhint("A mapping looks at one row; an aggregate may stand in a sub-select.")));
+	if (pstate->p_hasWindowFuncs)
+		ereport(ERROR,
+				(errcode(ERRCODE_WINDOWING_ERROR),
+				 errmsg("window functions are not allowed in a mapping"),
+				 errhint("A mapping looks at one row; a window function may stand in a sub-select.")));
+	if (pstate->p_hasTargetSRFs)
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("set-returning functions are not allowed in a mapping"),
+				 errhint("Write an expression that gives one value a row.")));
+}
+
+/* Coerce as an assignment would; the type InvalidOid leaves everything but literals alone. */
+static Node *
+coerce_node(ParseState *pstate, Node *node, Oid type, int32 typmod, const char *what)
+{
+	Oid			from = exprType(node);
+	Node	   *coerced;
+
+	if (!OidIsValid(type))
+	{
+		if (from != UNKNOWNOID)
+			return node;
+		type = TEXTOID;
+		typmod = -1;
+	}
+	coerced = coerce_to_target_type(pstate, node, from, type, typmod, COERCION_ASSIGNMENT, COERCE_IMPLICIT_CAST, -1);
+	if (coerced == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_DATATYPE_MISMATCH),
+				 errmsg("%s is of type %s but its expression is of type %s",
+						what, format_type_be(type), format_type_be(from)),
+				 errhint("Rewrite or cast the expression."),
+				 parser_errposition(pstate, exprLocation(node))));
+	return coerced;
+}
+
+static bool
+is_user_code(Oid function, void *context)
+{
+	HeapTuple	tuple;
+	Oid			language;
+
+	(void) context;
+	if (function < FirstNormalObjectId)
+		return false;
+	tuple = SearchSysCache1(PROCOID, ObjectIdGetDatum(function));
+	if (!HeapTupleIsValid(tuple))
+		elog(ERROR, "cache lookup failed for function %u", function);
+	language = ((Form_pg_proc) GETSTRUCT(tuple))->prolang;
+	ReleaseSysCache(tuple);
+	return language != INTERNALlanguageId && language != ClanguageId;
+}
+
+static void
+note_column(const Var *var, DwWalk *walk)
+{
+	if (var->varlevelsup != (Index) walk->depth)
+		return;
+	if (var->varattno < 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("system columns are not allowed in a mapping"),
+				 errhint("Their values say where a row is stored, not what is in it.")));
+	if (var->varattno > 0)
+		walk->columns = bms_add_member(walk->columns, var->varattno);
+	else
+		walk->columns = bms_add_range(walk->columns, 1, walk->natts);
+}
+
+/* A sub-select must not lock rows, and must not read what other sessions cannot see. */
+static void
+check_subselect(const Query *query)
+{
+	if (query->rowMarks != NIL)
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("a sub-select that locks rows is not allowed in a mapping"),
+				 errhint("Leave out FOR UPDATE or FOR SHARE.")));
+	if (isQueryUsingTempRelation(unconstify(Query *, query)))
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("temporary tables are not allowed in a mapping"),
+				 errhint("Other sessions cannot see them; use a permanent table.")));
+}
+
+static bool
+walk_expression(Node *node, void *arg)
+{
+	DwWalk	   *walk = arg;
+
+	if (node == NULL)
+		return false;
+	if (IsA(node, Var))
+		note_column((Var *) node, walk);
+	else if (IsA(node, Query))
+	{
+		bool		result;
+
+		check_subselect((Query *) node);
+		walk->depth++;
+		result = query_tree_walker((Query *) node, walk_expression, walk, 0);
+		walk->depth--;
+		return result;
+	}
+	else if (IsA(node, CoerceToDomain) && ((CoerceToDomain *) node)->resulttype >= FirstNormalObjectId &&
+			 DomainHasConstraints(((CoerceToDomain *) node)->resulttype))
+		walk->user_code = true;
+	else if (check_functions_in_node(node, is_user_code, NULL))
+		walk->user_code = true;
+	return expression_tree_walker(node, walk_expression, walk);
+}
+
+/*
+ * A function call inside a sub-select whose defaults the planner would still fill in: give them, to see whether one of
+ * them is mutable.  (Outside sub-selects expression_planner does it.)
+ */
+static bool
+find_mutable_defaults(Node *node, void *arg)
+{
+	DwExpression *expression = arg;
+
+	if (node == NULL)
+		return false;
+	if (IsA(node, Query))
+		return query_tree_walker((Query *) node, find_mutable_defaults, expression, 0);
+	if (IsA(node, FuncExpr) &&
+		list_length(((FuncExpr *) node)->args) < get_func_nargs(((FuncExpr *) node)->funcid))
+	{
+		Node	   *call = eval_const_expressions(NULL, copyObject(node));
+
+		expression->is_volatile |= contain_volatile_functions(call);
+		expression->is_mutable |= contain_mutable_functions(call);
+	}
+	return expression_tree_walker(node, find_mutable_defaults, expression);
+}
+
+/* Plain reference to a column, or a cast of one: the column, else 0. */
+static AttrNumber
+plain_column(Node *node)
+{
+	for (;;)
+	{
+		if (node == NULL)
+			return 0;
+		if (IsA(node, Var))
+			return ((Var *) node)->varlevelsup == 0 && ((Var *) node)->varattno > 0 ? ((Var *) node)->varattno : 0;
+		if (IsA(node, RelabelType))
+			node = (Node *) ((RelabelType *) node)->arg;
+		else if (IsA(node, CoerceViaIO))
+			node = (Node *) ((CoerceViaIO *) node)->arg;
+		else if (IsA(node, ArrayCoerceExpr))
+			node = (Node *) ((ArrayCoerceExpr *) node)->arg;
+		else if (IsA(node, CoerceToDomain))
+			node = (Node *) ((CoerceToDomain *) node)->arg;
+		else if (IsA(node, CollateExpr))
+			node = (Node *) ((CollateExpr *) node)->arg;
+		else if (IsA(node, FuncExpr) &&
+				 (((FuncExpr *) node)->funcformat == COERCE_IMPLICIT_CAST ||
+				  ((FuncExpr *) node)->funcformat == COERCE_EXPLICIT_CAST))
+			node = linitial(((FuncExpr *) node)->args);
+		else
+			return 0;
+	}
+}
+
+/*
+ * Volatility and the rest.  The planner sees more than the parser: defaults of arguments, bodies of SQL functions.  It
+ * also evaluates immutable functions of constants, hence as the owner of the table.
+ */
+static void
+classify(DwExpression *expression, Relation source)
+{
+	DwWalk		walk = {.natts = RelationGetNumberOfAttributes(source)};
+	DwOwnerScope scope;
+	Node	   *planned;
+
+	(void) walk_expression(expression->node, &walk);
+	expression->columns = walk.columns;
+
+	dw_owner_enter(&scope, source->rd_rel->relowner, true);
+	planned = (Node *) expression_planner((Expr *) copyObject(expression->node));
+	expression->is_volatile = contain_volatile_functions(planned);
+	expression->is_mutable = expression->is_volatile || contain_mutable_functions(planned);
+	if (expression->has_sublink)
+		(void) find_mutable_defaults(planned, expression);
+	dw_owner_leave(&scope);
+
+	/* what the planner added (defaults) is as much code of users as what it took away (by inlining it) */
+	(void) walk_expression(planned, &walk);
+	expression->user_code = walk.user_code || expression->has_sublink;
+	expression->is_constant = !expression->has_sublink && !expression->is_mutable && expression->columns == NULL;
+	expression->column = expression->has_sublink ? 0 : plain_column(expression->node);
+}
+
+/* Text that means the same wherever and by whomever it is parsed: names qualified, dates and intervals in ISO form. */
+static char *
+deparse(const DwExpression *expression, Relation source)
+{
+	static const char *const pinned[][2] = {
+		{"search_path", "pg_catalog, pg_temp"}, {"DateStyle", "ISO, YMD"}, {"IntervalStyle", "postgres"},
+		{"bytea_output", "hex"}, {"extra_float_digits", "1"}
+	};
+	int			nest = NewGUCNestLevel();
+	char	   *text;
+
+	for (size_t i = 0; i < lengthof(pinned); i++)
+		(void) set_config_option(pinned[i][0], pinned[i][1], PGC_USERSET, PGC_S_SESSION,
+								 GUC_ACTION_SAVE, true, 0, false);
+	text = deparse_expression(expression->node, deparse_context_for(DW_ROW_ALIAS, RelationGetRelid(source)),
+							  expression->has_sublink, false);
+	AtEOXact_GUC(true, nest);
+	return text;
+}
+
+DwExpression *
+dw_expression_parse(const char *text, Relation source, const char *source_alias,
+					Oid type, int32 typmod, Oid collation, const char *what)
+{
+	DwExpression *expression = palloc0(sizeof(DwExpression));
+	char	   *query = psprintf(DW_PREFIX "%s", text);
+	DwErrorContext context = {text, what};
+	ErrorContextCallback callback = {error_context_stack, add_error_context, &context};
+	ParseState *pstate;
+	Node	   *node;
+
+	(void) collation;			/* an assignment takes the value whatever its collation */
+	error_context_stack = &callback;
+	node = parse_raw(query);
+	pstate = make_pstate(query, source, source_alias);
+	node = transformExpr(pstate, node, EXPR_KIND_SELECT_TARGET);
+	refuse_sets(pstate);
+	node = coerce_node(pstate, node, type, typmod, what);
+	assign_expr_collations(pstate, node);
+
+	expression->node = node;
+	expression->has_sublink = pstate->p_hasSubLinks;
+	classify(expression, source);
+	expression->text = deparse(expression, source);
+	free_parsestate(pstate);
+	error_context_stack = callback.previous;
+	return expression;
+}
+
+DwExpression *
+dw_expression_column(Relation source, AttrNumber attno, Oid type, int32 typmod, Oid collation)
+{
+	Form_pg_attribute att = TupleDescAttr(RelationGetDescr(source), attno - 1);
+	DwExpression *expression = palloc0(sizeof(DwExpression));
+	Node	   *node = (Node *) makeVar(1, attno, att->atttypid, att->atttypmod, att->attcollation, 0);
+
+	(void) collation;
+	if (OidIsValid(type))
+		node = coerce_to_target_type(NULL, node, att->atttypid, type, typmod,
+									 COERCION_ASSIGNMENT, COERCE_IMPLICIT_CAST, -1);
+	if (node == NULL)
+		return NULL;
+	assign_expr_collations(NULL, node);
+	expression->node = node;
+	classify(expression, source);
+	expression->text = deparse(expression, source);
+	return expression;
+}
