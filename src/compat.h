@@ -13,6 +13,7 @@
 #include "executor/executor.h"
 #include "nodes/parsenodes.h"
 #include "parser/parse_relation.h"
+#include "rewrite/rewriteHandler.h"
 #include "utils/acl.h"
 
 /* 16: onlySummarizing, for updates that touch no column of any but a summarizing index. */
@@ -99,8 +100,10 @@ dw_before_delete_triggers(EState *estate, EPQState *epq, ResultRelInfo *rri, Ite
 /* 18: virtual generated columns. */
 #if PG_VERSION_NUM >= 180000
 #define dw_is_virtual(att) ((att)->attgenerated == ATTRIBUTE_GENERATED_VIRTUAL)
+#define dw_expand_virtual_columns(node, rel) expand_generated_columns_in_expr(node, rel, 1)
 #else
 #define dw_is_virtual(att) ((void) (att), false)
+#define dw_expand_virtual_columns(node, rel) (node)
 #endif
 
 /* 16: attribute maps are executed on slots under the same name; the opclass of an index column is found by attno. */

@@ -29,7 +29,7 @@ typedef struct DwKeyShape
 	AttrNumber	columns[INDEX_MAX_KEYS];
 } DwKeyShape;
 
-typedef struct DwProjection DwProjection;	/* private to mapping.c */
+typedef struct DwProjection DwProjection;	/* private to compile.c */
 struct DwCompiled;
 
 /* One direction of a compiled mapping. */
@@ -45,6 +45,8 @@ typedef struct DwFlow
 	TupleDesc	target_desc;
 	Bitmapset  *mapped;			/* target attribute numbers written by updates */
 	Bitmapset  *inserted;		/* those written by inserts: mapped and insert-only */
+	Oid			source_owner;
+	Oid			target_owner;
 	bool		owns_target;	/* brings target rows into being and takes them away */
 	DwProjection *projection;
 } DwFlow;
@@ -62,8 +64,10 @@ typedef struct DwCompiled
 	DwKeyShape	old_key;
 	DwKeyShape	new_key;
 	bool		new_is_foreign;
+	bool		user_code;		/* some expression calls a function that is neither built in nor in C */
 	DwFlow		flow[2];		/* by DwDirection */
 	MemoryContext context;
+	struct DwOldKey *to_old_key;	/* private to compile.c */
 	bool		valid;			/* cleared by invalidation callbacks */
 } DwCompiled;
 
@@ -93,9 +97,9 @@ extern DwTable *dw_table_get(Relation rel);
 
 /*
  * The target row of a source row: fills out, whose descriptor is flow->target_desc, in the columns of flow->inserted
- * (others null).  false: the row has no counterpart (filter, or another mapping's scope), only the key columns
- * are filled then where the key can be computed.  snapshot: for sub-selects; NULL = newest.  Runs the expressions
- * as the owner of the source.  The values live until the next call for this flow.
+ * (others null).  false: the row has no counterpart (filter, or another mapping's scope) and out is empty.  snapshot: for
+ * sub-selects; NULL = newest.  Runs code of users as the owner of the source.  The values live until the second next
+ * call for this flow (so that an old and a new image can be held against each other), and as long as source.
  */
 extern bool dw_project(DwFlow *flow, TupleTableSlot *source, TupleTableSlot *out, Snapshot snapshot);
 
@@ -121,8 +125,11 @@ extern Bitmapset *dw_rows_differ(DwFlow *flow, TupleTableSlot *a, TupleTableSlot
 
 /* Tell every backend that something about the mappings of this migration changed (at commit). */
 extern void dw_mapping_invalidate(int32 migration_id);
-/* All leaves and the table itself, locked as asked; list of OIDs. */
+/* The table itself, then its partitions at all levels, locked as asked; list of OIDs; NIL when it is gone. */
 extern List *dw_heaps_of(Oid relid, LOCKMODE lock);
 extern void dw_mapping_init(void);
+
+/* compile.c, for mapping.c: compile a definition in a memory context of its own. */
+extern DwCompiled *dw_compile(const DwMapping *mapping, const DwMigration *migration, MemoryContext context);
 
 #endif							/* DW_MAPPING_H */

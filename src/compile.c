@@ -1,0 +1,637 @@
+/*
+ * compile.c: from a stored definition to something that makes rows, and the making of them.
+ *
+ * Expressions are the stored, fully qualified texts, parsed under a search_path without user schemas and run as the
+ * source's owner.  Plain expressions are compiled once and evaluated on the trigger's slot; a flow with a sub-select
+ * runs one prepared statement a row instead, since a sub-select cannot be compiled without a plan around it.
+ */
+#include "postgres.h"
+
+#include "expression.h"
+#include "mapping.h"
+#include "owner.h"
+#include "settings.h"
+
+#include "access/htup_details.h"
+#include "access/table.h"
+#include "catalog/index.h"
+#include "catalog/pg_class.h"
+#include "catalog/pg_index.h"
+#include "catalog/pg_type.h"
+#include "executor/executor.h"
+#include "executor/spi.h"
+#include "lib/stringinfo.h"
+#include "nodes/makefuncs.h"
+#include "nodes/nodeFuncs.h"
+#include "optimizer/optimizer.h"
+#include "utils/builtins.h"
+#include "utils/datum.h"
+#include "utils/fmgroids.h"
+#include "utils/lsyscache.h"
+#include "utils/memutils.h"
+#include "utils/rel.h"
+#include "utils/snapmgr.h"
+#include "utils/syscache.h"
+#include "utils/typcache.h"
+
+/* A constant of forward: new rows without it belong to another mapping. */
+typedef struct ScopeColumn
+{
+	AttrNumber	column;			/* of the new table */
+	Datum		value;
+	bool		isnull;
+	Oid			collation;
+	FmgrInfo	equal;
+} ScopeColumn;
+
+struct DwProjection
+{
+	ExprContext *context[2];	/* taken in turn, so that two images can be held together */
+	int			turn;
+	ProjectionInfo *info;		/* NULL when the statement is used */
+	ExprState  *filter;			/* forward only; NULL without one */
+	ScopeColumn *scope;			/* reverse only */
+	int			nscope;
+	SPIPlanPtr	statement;
+	AttrNumber *statement_columns;	/* target column of each column of its result */
+	int			nstatement_columns;
+	bool		user_code;
+};
+
+/* How the old side's key is computed from the new side's. */
+typedef struct DwOldKey
+{
+	ExprContext *context;
+	TupleTableSlot *row;		/* a new row of which only the key is known */
+	int			ncolumns;
+	ExprState  *expression[INDEX_MAX_KEYS];
+	AttrNumber	narrowed_from[INDEX_MAX_KEYS];	/* new column, when the expression is int8 -> int4 … of it */
+	Oid			narrowed_by[INDEX_MAX_KEYS];	/* the cast */
+	bool		user_code;
+} DwOldKey;
+
+static void
+altered(const DwMapping *mapping, const char *what, const char *name)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+			 errmsg("mapping from %s to %s no longer fits its tables: %s \"%s\" is missing",
+					mapping->old_name, mapping->new_name, what, name),
+			 errhint("Undo the change of the table, or call dualwrite.alter_mapping.")));
+}
+
+static AttrNumber
+column_number(const DwMapping *mapping, Relation rel, const char *name)
+{
+	AttrNumber	attno = get_attnum(RelationGetRelid(rel), name);
+
+	if (attno <= 0)
+		altered(mapping, "column", name);
+	return attno;
+}
+
+/* Is this a unique index over exactly these columns that can be trusted for look-ups? */
+static bool
+index_fits(Relation index, const Bitmapset *columns)
+{
+	Form_pg_index form = index->rd_index;
+	Bitmapset  *has = NULL;
+
+	if (!form->indisunique || !form->indisvalid || !form->indimmediate ||
+		!heap_attisnull(index->rd_indextuple, Anum_pg_index_indpred, NULL))
+		return false;
+	for (int i = 0; i < form->indnkeyatts; i++)
+	{
+		if (form->indkey.values[i] == 0)
+			return false;
+		has = bms_add_member(has, form->indkey.values[i]);
+	}
+	return bms_equal(has, columns);
+}
+
+static Oid
+find_key_index(Relation rel, const Bitmapset *columns)
+{
+	Oid			result = InvalidOid;
+	ListCell   *lc;
+
+	foreach(lc, RelationGetIndexList(rel))
+	{
+		Relation	index = index_open(lfirst_oid(lc), AccessShareLock);
+
+		if (!OidIsValid(result) && index_fits(index, columns))
+			result = lfirst_oid(lc);
+		index_close(index, AccessShareLock);
+	}
+	return result;
+}
+
+static void
+compile_key(DwKeyShape *shape, const DwMapping *mapping, Relation rel, List *names)
+{
+	Bitmapset  *columns = NULL;
+	ListCell   *lc;
+
+	shape->relid = RelationGetRelid(rel);
+	shape->ncolumns = 0;
+	foreach(lc, names)
+	{
+		AttrNumber	attno = column_number(mapping, rel, lfirst(lc));
+
+		shape->columns[shape->ncolumns++] = attno;
+		columns = bms_add_member(columns, attno);
+	}
+	shape->index = InvalidOid;
+	if (rel->rd_rel->relkind == RELKIND_FOREIGN_TABLE)
+		return;
+	shape->index = find_key_index(rel, columns);
+	if (!OidIsValid(shape->index))
+		altered(mapping, "unique index over the key of", RelationGetRelationName(rel));
+}
+
+/* Parsed and planned, over rows of rel, for column attno of target. */
+static Node *
+plan_expression(const char *text, Relation rel, Form_pg_attribute target, DwExpression **parsed)
+{
+	DwExpression *expression = dw_expression_parse(text, rel, NULL, target->atttypid, target->atttypmod,
+												   target->attcollation, NameStr(target->attname));
+
+	*parsed = expression;
+	if (expression->has_sublink)
+		return NULL;
+	return (Node *) expression_planner((Expr *) dw_expand_virtual_columns(expression->node, rel));
+}
+
+/* One statement that makes the target columns out of a source row given as parameters. */
+static void
+prepare_statement(DwFlow *flow, const DwMapping *mapping, Relation source)
+{
+	DwProjection *projection = flow->projection;
+	TupleDesc	desc = flow->source_desc;
+	Oid		   *types = palloc(sizeof(Oid) * desc->natts);
+	StringInfoData sql;
+	ListCell   *lc;
+
+	initStringInfo(&sql);
+	appendStringInfoString(&sql, "SELECT ");
+	foreach(lc, mapping->columns[flow->direction])
+	{
+		DwColumn   *column = lfirst(lc);
+
+		appendStringInfo(&sql, "%s(%s)", lc == list_head(mapping->columns[flow->direction]) ? "" : ", ",
+						 column->expression);
+		projection->statement_columns[projection->nstatement_columns++] =
+			get_attnum(flow->target, column->name);
+	}
+	appendStringInfoString(&sql, " FROM (SELECT ");
+	for (int i = 0; i < desc->natts; i++)
+	{
+		Form_pg_attribute att = TupleDescAttr(desc, i);
+
+		types[i] = att->attisdropped ? INT4OID : att->atttypid;
+		if (att->attisdropped)
+			appendStringInfo(&sql, "%s$%d", i ? ", " : "", i + 1);
+		else
+			appendStringInfo(&sql, "%s$%d AS %s", i ? ", " : "", i + 1, quote_identifier(NameStr(att->attname)));
+	}
+	appendStringInfo(&sql, ") AS %s", quote_identifier(RelationGetRelationName(source)));
+
+	SPI_connect();
+	projection->statement = SPI_prepare(sql.data, desc->natts, types);
+	if (projection->statement == NULL || SPI_keepplan(projection->statement) != 0)
+		elog(ERROR, "could not prepare \"%s\": %s", sql.data, SPI_result_code_string(SPI_result));
+	SPI_finish();
+}
+
+static void
+free_statement(void *arg)
+{
+	SPIPlanPtr	plan = *(SPIPlanPtr *) arg;
+
+	if (plan != NULL)
+		SPI_freeplan(plan);
+}
+
+/* The target list of a flow; notes which columns it writes. */
+static List *
+compile_columns(DwFlow *flow, const DwMapping *mapping, Relation source, Relation target, bool *has_sublink)
+{
+	List	   *tlist = NIL;
+	ListCell   *lc;
+
+	foreach(lc, mapping->columns[flow->direction])
+	{
+		DwColumn   *column = lfirst(lc);
+		AttrNumber	attno = column_number(mapping, target, column->name);
+		DwExpression *parsed;
+		Node	   *node = plan_expression(column->expression, source, TupleDescAttr(flow->target_desc, attno - 1), &parsed);
+
+		flow->inserted = bms_add_member(flow->inserted, attno);
+		if (!column->insert_only)
+			flow->mapped = bms_add_member(flow->mapped, attno);
+		flow->projection->user_code |= parsed->user_code;
+		*has_sublink |= parsed->has_sublink;
+		if (node != NULL)
+			tlist = lappend(tlist, makeTargetEntry((Expr *) node, attno, NULL, false));
+	}
+	return tlist;
+}
+
+static void
+compile_filter(DwFlow *flow, const DwMapping *mapping, Relation source)
+{
+	DwExpression *parsed;
+	Node	   *node;
+
+	if (mapping->filter == NULL || flow->direction != DW_FORWARD)
+		return;
+	parsed = dw_expression_parse(mapping->filter, source, NULL, BOOLOID, -1, InvalidOid, "filter");
+	node = (Node *) expression_planner((Expr *) dw_expand_virtual_columns(parsed->node, source));
+	flow->projection->filter = ExecInitQual(make_ands_implicit((Expr *) node), NULL);
+	flow->projection->user_code |= parsed->user_code;
+}
+
+static Oid
+equality_function(Form_pg_attribute att)
+{
+	TypeCacheEntry *type = lookup_type_cache(att->atttypid, TYPECACHE_EQ_OPR_FINFO);
+
+	if (!OidIsValid(type->eq_opr_finfo.fn_oid))
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_FUNCTION),
+				 errmsg("constant for column \"%s\" has type %s, which has no equality operator",
+						NameStr(att->attname), format_type_be(att->atttypid)),
+				 errhint("A constant is the mapping's scope on the new side; use {\"expr\": …, \"on\": \"insert\"} for a mere default.")));
+	return type->eq_opr_finfo.fn_oid;
+}
+
+/* The constants of forward, which a new row must bear to be this mapping's. */
+static void
+compile_scope(DwFlow *reverse, const DwMapping *mapping, Relation old_table, Relation new_table)
+{
+	DwProjection *projection = reverse->projection;
+	ListCell   *lc;
+
+	projection->scope = palloc0(sizeof(ScopeColumn) * (list_length(mapping->columns[DW_FORWARD]) + 1));
+	foreach(lc, mapping->columns[DW_FORWARD])
+	{
+		DwColumn   *column = lfirst(lc);
+		ScopeColumn *scope = &projection->scope[projection->nscope];
+		Form_pg_attribute att;
+		DwExpression *parsed;
+		ExprState  *state;
+		Node	   *node;
+
+		if (!column->is_constant || column->insert_only)
+			continue;
+		scope->column = column_number(mapping, new_table, column->name);
+		att = TupleDescAttr(RelationGetDescr(new_table), scope->column - 1);
+		node = plan_expression(column->expression, old_table, att, &parsed);
+		state = ExecInitExpr((Expr *) node, NULL);
+		scope->value = ExecEvalExprSwitchContext(state, projection->context[0], &scope->isnull);
+		if (!scope->isnull)
+			scope->value = datumCopy(scope->value, att->attbyval, att->attlen);
+		scope->collation = att->attcollation;
+		fmgr_info(equality_function(att), &scope->equal);
+		projection->nscope++;
+	}
+}
+
+static void
+compile_flow(DwCompiled *compiled, DwDirection direction, Relation source, Relation target)
+{
+	DwFlow	   *flow = &compiled->flow[direction];
+	const DwMapping *mapping = compiled->mapping;
+	DwProjection *projection = palloc0(sizeof(DwProjection));
+	bool		has_sublink = false;
+	List	   *tlist;
+
+	flow->compiled = compiled;
+	flow->direction = direction;
+	flow->source = RelationGetRelid(source);
+	flow->target = RelationGetRelid(target);
+	flow->source_owner = source->rd_rel->relowner;
+	flow->target_owner = target->rd_rel->relowner;
+	flow->source_key = direction == DW_FORWARD ? &compiled->old_key : &compiled->new_key;
+	flow->target_key = direction == DW_FORWARD ? &compiled->new_key : &compiled->old_key;
+	flow->source_desc = CreateTupleDescCopyConstr(RelationGetDescr(source));
+	flow->target_desc = CreateTupleDescCopyConstr(RelationGetDescr(target));
+	flow->owns_target = (mapping->owns & (direction == DW_FORWARD ? DW_OWNS_NEW : DW_OWNS_OLD)) != 0;
+	flow->projection = projection;
+	projection->context[0] = CreateStandaloneExprContext();
+	projection->context[1] = CreateStandaloneExprContext();
+
+	tlist = compile_columns(flow, mapping, source, target, &has_sublink);
+	compile_filter(flow, mapping, source);
+	if (has_sublink)
+	{
+		MemoryContextCallback *callback = palloc0(sizeof(MemoryContextCallback));
+
+		callback->func = free_statement;
+		callback->arg = &projection->statement;
+		MemoryContextRegisterResetCallback(compiled->context, callback);
+		projection->statement_columns = palloc(sizeof(AttrNumber) * list_length(mapping->columns[direction]));
+		prepare_statement(flow, mapping, source);
+	}
+	else
+		projection->info = ExecBuildProjectionInfo(tlist, projection->context[0],
+												   MakeSingleTupleTableSlot(flow->target_desc, &TTSOpsVirtual),
+												   NULL, NULL);
+	compiled->user_code |= projection->user_code;
+}
+
+/* A cast that narrows an integer column raises an error for values that cannot be; it is asked beforehand instead. */
+static void
+note_narrowing(DwOldKey *to_old, int i, Node *node)
+{
+	if (IsA(node, FuncExpr))
+	{
+		FuncExpr   *call = (FuncExpr *) node;
+		Node	   *arg = list_length(call->args) == 1 ? linitial(call->args) : NULL;
+
+		if (arg != NULL && IsA(arg, Var) &&
+			(call->funcid == F_INT4_INT8 || call->funcid == F_INT2_INT8 || call->funcid == F_INT2_INT4))
+		{
+			to_old->narrowed_from[i] = ((Var *) arg)->varattno;
+			to_old->narrowed_by[i] = call->funcid;
+		}
+	}
+}
+
+static DwColumn *
+column_named(List *columns, const char *name)
+{
+	ListCell   *lc;
+
+	foreach(lc, columns)
+		if (strcmp(((DwColumn *) lfirst(lc))->name, name) == 0)
+			return lfirst(lc);
+	return NULL;
+}
+
+static void
+compile_old_key(DwCompiled *compiled, Relation old_table, Relation new_table)
+{
+	const DwMapping *mapping = compiled->mapping;
+	DwOldKey   *to_old = palloc0(sizeof(DwOldKey));
+	ListCell   *lc;
+
+	to_old->context = CreateStandaloneExprContext();
+	to_old->row = MakeSingleTupleTableSlot(CreateTupleDescCopy(RelationGetDescr(new_table)), &TTSOpsVirtual);
+	foreach(lc, mapping->old_key_columns)
+	{
+		DwColumn   *column = column_named(mapping->columns[DW_REVERSE], lfirst(lc));
+		AttrNumber	attno = compiled->old_key.columns[to_old->ncolumns];
+		DwExpression *parsed;
+		Node	   *node;
+
+		if (column == NULL)
+			altered(mapping, "reverse expression of key column", lfirst(lc));
+		node = plan_expression(column->expression, new_table,
+							   TupleDescAttr(RelationGetDescr(old_table), attno - 1), &parsed);
+		if (node == NULL)
+			altered(mapping, "reverse expression without sub-select of key column", lfirst(lc));
+		note_narrowing(to_old, to_old->ncolumns, node);
+		to_old->user_code |= parsed->user_code;
+		to_old->expression[to_old->ncolumns++] = ExecInitExpr((Expr *) node, NULL);
+	}
+	compiled->to_old_key = to_old;
+}
+
+static void
+compile_policy(DwCompiled *compiled, const DwMigration *migration)
+{
+	compiled->phase = migration->phase;
+	compiled->filled = migration->filled;
+	compiled->queue_errors = migration->phase == DW_PHASE_SHADOW ||
+		strcmp(dw_setting_string(migration->id, "mirror_on_error"), "queue") == 0;
+	compiled->discard = migration->phase == DW_PHASE_SHADOW && dw_setting_bool(migration->id, "shadow_discard");
+}
+
+DwCompiled *
+dw_compile(const DwMapping *mapping, const DwMigration *migration, MemoryContext context)
+{
+	MemoryContext old = MemoryContextSwitchTo(context);
+	DwCompiled *compiled = palloc0(sizeof(DwCompiled));
+	Relation	old_table = try_table_open(mapping->old_table, AccessShareLock);
+	Relation	new_table = try_table_open(mapping->new_table, AccessShareLock);
+	DwOwnerScope scope;
+
+	if (old_table == NULL)
+		altered(mapping, "table", mapping->old_name);
+	if (new_table == NULL)
+		altered(mapping, "table", mapping->new_name);
+	compiled->mapping = mapping;
+	compiled->migration = migration->name;
+	compiled->mapping_id = mapping->id;
+	compiled->migration_id = migration->id;
+	compiled->context = context;
+	compiled->new_is_foreign = new_table->rd_rel->relkind == RELKIND_FOREIGN_TABLE;
+	compile_policy(compiled, migration);
+
+	/* planning folds constants, and so may run functions of the owner */
+	dw_owner_enter(&scope, old_table->rd_rel->relowner, true);
+	compile_key(&compiled->old_key, mapping, old_table, mapping->old_key_columns);
+	compile_key(&compiled->new_key, mapping, new_table, mapping->key_columns);
+	compile_flow(compiled, DW_FORWARD, old_table, new_table);
+	compile_flow(compiled, DW_REVERSE, new_table, old_table);
+	compile_scope(&compiled->flow[DW_REVERSE], mapping, old_table, new_table);
+	compile_old_key(compiled, old_table, new_table);
+	dw_owner_leave(&scope);
+
+	table_close(new_table, NoLock);
+	table_close(old_table, NoLock);
+	compiled->valid = true;
+	MemoryContextSwitchTo(old);
+	return compiled;
+}
+
+static bool
+in_scope(DwProjection *projection, TupleTableSlot *row)
+{
+	for (int i = 0; i < projection->nscope; i++)
+	{
+		ScopeColumn *scope = &projection->scope[i];
+		bool		isnull;
+		Datum		value = slot_getattr(row, scope->column, &isnull);
+
+		if (isnull != scope->isnull)
+			return false;
+		if (!isnull && !DatumGetBool(FunctionCall2Coll(&scope->equal, scope->collation, value, scope->value)))
+			return false;
+	}
+	return true;
+}
+
+/* Run the flow's statement on a source row; its one row of results becomes out. */
+static void
+project_by_statement(DwFlow *flow, TupleTableSlot *source, TupleTableSlot *out, ExprContext *econtext, Snapshot snapshot)
+{
+	DwProjection *projection = flow->projection;
+	char	   *nulls = palloc(flow->source_desc->natts);
+
+	slot_getallattrs(source);
+	for (int i = 0; i < flow->source_desc->natts; i++)
+		nulls[i] = source->tts_isnull[i] ? 'n' : ' ';
+	SPI_connect();
+	if (SPI_execute_snapshot(projection->statement, source->tts_values, nulls, snapshot ? snapshot : GetLatestSnapshot(),
+							 InvalidSnapshot, true, false, 1) != SPI_OK_SELECT || SPI_processed != 1)
+		elog(ERROR, "expressions of mapping %d did not return a row", flow->compiled->mapping_id);
+	for (int i = 0; i < projection->nstatement_columns; i++)
+	{
+		AttrNumber	attno = projection->statement_columns[i];
+		Form_pg_attribute att = TupleDescAttr(flow->target_desc, attno - 1);
+		MemoryContext old = MemoryContextSwitchTo(econtext->ecxt_per_tuple_memory);
+		bool		isnull;
+		Datum		value = SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, i + 1, &isnull);
+
+		out->tts_isnull[attno - 1] = isnull;
+		out->tts_values[attno - 1] = isnull ? (Datum) 0 : datumCopy(value, att->attbyval, att->attlen);
+		MemoryContextSwitchTo(old);
+	}
+	SPI_finish();
+	pfree(nulls);
+	ExecStoreVirtualTuple(out);
+}
+
+/* The evaluation itself, as whoever runs it. */
+static bool
+project_row(DwFlow *flow, TupleTableSlot *source, TupleTableSlot *out, ExprContext *econtext, Snapshot snapshot)
+{
+	DwProjection *projection = flow->projection;
+
+	if (!in_scope(projection, source))
+		return false;
+	if (projection->filter != NULL && !ExecQual(projection->filter, econtext))
+		return false;
+	if (projection->info == NULL)
+		project_by_statement(flow, source, out, econtext, snapshot);
+	else
+	{
+		projection->info->pi_exprContext = econtext;
+		projection->info->pi_state.resultslot = out;
+		ExecProject(projection->info);
+	}
+	return true;
+}
+
+bool
+dw_project(DwFlow *flow, TupleTableSlot *source, TupleTableSlot *out, Snapshot snapshot)
+{
+	DwProjection *projection = flow->projection;
+	ExprContext *econtext = projection->context[projection->turn];
+	DwOwnerScope scope;
+	bool		result;
+
+	projection->turn = 1 - projection->turn;
+	ResetExprContext(econtext);
+	econtext->ecxt_scantuple = source;
+	ExecClearTuple(out);
+	memset(out->tts_isnull, true, flow->target_desc->natts * sizeof(bool));
+	if (!projection->user_code && projection->info != NULL)
+		return project_row(flow, source, out, econtext, snapshot);
+
+	dw_owner_enter(&scope, flow->source_owner, true);
+	result = project_row(flow, source, out, econtext, snapshot);
+	dw_owner_leave(&scope);
+	return result;
+}
+
+/* Would the cast raise an error? */
+static bool
+out_of_range(Oid cast, Datum value)
+{
+	switch (cast)
+	{
+		case F_INT4_INT8:
+			return DatumGetInt64(value) < PG_INT32_MIN || DatumGetInt64(value) > PG_INT32_MAX;
+		case F_INT2_INT8:
+			return DatumGetInt64(value) < PG_INT16_MIN || DatumGetInt64(value) > PG_INT16_MAX;
+		case F_INT2_INT4:
+			return DatumGetInt32(value) < PG_INT16_MIN || DatumGetInt32(value) > PG_INT16_MAX;
+		default:
+			return false;
+	}
+}
+
+/* The expressions of the old key over to_old->row. */
+static bool
+evaluate_old_key(DwOldKey *to_old, DwKey *old_key)
+{
+	for (int i = 0; i < to_old->ncolumns; i++)
+	{
+		bool		isnull;
+
+		if (to_old->narrowed_from[i] != 0 &&
+			out_of_range(to_old->narrowed_by[i], to_old->row->tts_values[to_old->narrowed_from[i] - 1]))
+			return false;
+		old_key->values[i] = ExecEvalExprSwitchContext(to_old->expression[i], to_old->context, &isnull);
+		if (isnull)
+			return false;
+	}
+	return true;
+}
+
+/* The values live until the next call for this mapping. */
+bool
+dw_old_key(DwCompiled *compiled, const DwKey *key, DwKey *old_key)
+{
+	DwOldKey   *to_old = compiled->to_old_key;
+	TupleTableSlot *row = to_old->row;
+	DwOwnerScope scope;
+	bool		result;
+
+	ResetExprContext(to_old->context);
+	ExecClearTuple(row);
+	memset(row->tts_isnull, true, row->tts_tupleDescriptor->natts * sizeof(bool));
+	for (int i = 0; i < compiled->new_key.ncolumns; i++)
+	{
+		row->tts_values[compiled->new_key.columns[i] - 1] = key->values[i];
+		row->tts_isnull[compiled->new_key.columns[i] - 1] = false;
+	}
+	ExecStoreVirtualTuple(row);
+	to_old->context->ecxt_scantuple = row;
+	if (!to_old->user_code)
+		return evaluate_old_key(to_old, old_key);
+
+	dw_owner_enter(&scope, compiled->flow[DW_REVERSE].source_owner, true);
+	result = evaluate_old_key(to_old, old_key);
+	dw_owner_leave(&scope);
+	return result;
+}
+
+void
+dw_key_of_new(DwCompiled *compiled, TupleTableSlot *new_row, DwKey *key)
+{
+	for (int i = 0; i < compiled->new_key.ncolumns; i++)
+	{
+		bool		isnull;
+
+		key->values[i] = slot_getattr(new_row, compiled->new_key.columns[i], &isnull);
+		if (isnull)
+			ereport(ERROR,
+					(errcode(ERRCODE_NOT_NULL_VIOLATION),
+					 errmsg("null value in key column \"%s\" of %s",
+							NameStr(TupleDescAttr(compiled->flow[DW_FORWARD].target_desc, compiled->new_key.columns[i] - 1)->attname),
+							compiled->mapping->new_name),
+					 errhint("The mapping must give every key column a value.")));
+	}
+}
+
+bool
+dw_source_key(DwFlow *flow, const DwKey *key, DwKey *source_key)
+{
+	if (flow->direction == DW_FORWARD)
+		return dw_old_key(flow->compiled, key, source_key);
+	*source_key = *key;
+	return true;
+}
+
+bool
+dw_target_key(DwFlow *flow, const DwKey *key, DwKey *target_key)
+{
+	if (flow->direction == DW_REVERSE)
+		return dw_old_key(flow->compiled, key, target_key);
+	*target_key = *key;
+	return true;
+}

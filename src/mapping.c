@@ -1,0 +1,382 @@
+/*
+ * mapping.c: the backend's cache of compiled mappings, and of what a trigger on a table has to do.
+ *
+ * Nothing here decides anything.  Callbacks only mark entries stale; an entry is rebuilt when it is next asked for, and
+ * the memory of the stale one stays until the transaction ends, because a caller further up may still be using it.
+ * A trigger reads the extension's tables only here, and only after an invalidation (see logical/relation.c for the
+ * pattern: lock, then look whether the entry is still valid).
+ */
+#include "postgres.h"
+
+#include "mapping.h"
+#include "sql.h"
+
+#include "access/genam.h"
+#include "access/table.h"
+#include "access/xact.h"
+#include "catalog/namespace.h"
+#include "catalog/partition.h"
+#include "catalog/pg_class.h"
+#include "catalog/pg_inherits.h"
+#include "catalog/pg_type.h"
+#include "commands/trigger.h"
+#include "executor/spi.h"
+#include "storage/lmgr.h"
+#include "utils/catcache.h"
+#include "utils/hsearch.h"
+#include "utils/inval.h"
+#include "utils/lsyscache.h"
+#include "utils/memutils.h"
+#include "utils/syscache.h"
+
+typedef struct CompiledEntry
+{
+	int32		mapping_id;		/* hash key */
+	DwCompiled *compiled;		/* NULL: never compiled, or gone */
+} CompiledEntry;
+
+typedef struct TableEntry
+{
+	Oid			relid;			/* hash key */
+	DwTable    *table;
+	MemoryContext context;
+} TableEntry;
+
+static HTAB *compiled_cache = NULL;
+static HTAB *table_cache = NULL;
+static List *retired = NIL;		/* memory contexts to delete at the end of the transaction */
+
+/* Counts invalidations, so that one that arrives while an entry is being built is not missed. */
+static uint64 invalidations = 0;
+
+/* A table changed: its shape, its triggers, or (through dw_mapping_invalidate) a mapping or phase of it. */
+static void
+relcache_callback(Datum arg, Oid relid)
+{
+	HASH_SEQ_STATUS scan;
+	CompiledEntry *mapping;
+	TableEntry *table;
+
+	(void) arg;
+	invalidations++;
+	hash_seq_init(&scan, compiled_cache);
+	while ((mapping = hash_seq_search(&scan)) != NULL)
+		if (mapping->compiled != NULL &&
+			(relid == InvalidOid || relid == mapping->compiled->old_key.relid || relid == mapping->compiled->new_key.relid))
+			mapping->compiled->valid = false;
+	hash_seq_init(&scan, table_cache);
+	while ((table = hash_seq_search(&scan)) != NULL)
+		if (table->table != NULL &&
+			(relid == InvalidOid || relid == table->table->relid || relid == table->table->root))
+			table->table->valid = false;
+}
+
+/* A function changed: an expression may contain it, inlined. */
+static void
+function_callback(Datum arg, int cacheid, uint32 hashvalue)
+{
+	HASH_SEQ_STATUS scan;
+	CompiledEntry *entry;
+
+	(void) arg;
+	(void) cacheid;
+	(void) hashvalue;
+	invalidations++;
+	hash_seq_init(&scan, compiled_cache);
+	while ((entry = hash_seq_search(&scan)) != NULL)
+		if (entry->compiled != NULL && entry->compiled->user_code)
+			entry->compiled->valid = false;
+}
+
+static void
+retire(MemoryContext context)
+{
+	MemoryContext old = MemoryContextSwitchTo(TopMemoryContext);
+
+	retired = lappend(retired, context);
+	MemoryContextSwitchTo(old);
+}
+
+static void
+xact_callback(XactEvent event, void *arg)
+{
+	ListCell   *lc;
+
+	(void) arg;
+	if (event != XACT_EVENT_COMMIT && event != XACT_EVENT_ABORT && event != XACT_EVENT_PREPARE)
+		return;
+	foreach(lc, retired)
+		MemoryContextDelete(lfirst(lc));
+	list_free(retired);
+	retired = NIL;
+}
+
+void
+dw_mapping_init(void)
+{
+	HASHCTL		compiled_ctl = {.keysize = sizeof(int32), .entrysize = sizeof(CompiledEntry), .hcxt = TopMemoryContext};
+	HASHCTL		table_ctl = {.keysize = sizeof(Oid), .entrysize = sizeof(TableEntry), .hcxt = TopMemoryContext};
+
+	compiled_cache = hash_create("dualwrite mappings", 32, &compiled_ctl, HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
+	table_cache = hash_create("dualwrite tables", 32, &table_ctl, HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
+	CacheRegisterRelcacheCallback(relcache_callback, (Datum) 0);
+	CacheRegisterSyscacheCallback(PROCOID, function_callback, (Datum) 0);
+	RegisterXactCallback(xact_callback, NULL);
+}
+
+/* Read and compile; NULL when the mapping is gone. */
+static DwCompiled *
+build_compiled(int32 mapping_id)
+{
+	MemoryContext context = AllocSetContextCreate(TopTransactionContext, "dualwrite mapping", ALLOCSET_DEFAULT_SIZES);
+	MemoryContext old = MemoryContextSwitchTo(context);
+	DwMapping  *mapping = dw_mapping_by_id(mapping_id);
+	DwMigration *migration = mapping ? dw_migration_by_id(mapping->migration_id, false) : NULL;
+	DwCompiled *compiled = NULL;
+
+	if (migration != NULL)
+		compiled = dw_compile(mapping, migration, context);
+	MemoryContextSwitchTo(old);
+	if (compiled == NULL)
+		MemoryContextDelete(context);
+	else
+		/* an error further up must not leave half an entry; from here on it is the cache's */
+		MemoryContextSetParent(context, CacheMemoryContext);
+	return compiled;
+}
+
+DwCompiled *
+dw_compiled_get(int32 mapping_id)
+{
+	CompiledEntry *entry;
+	DwCompiled *compiled;
+	uint64		before;
+	bool		found;
+
+	entry = hash_search(compiled_cache, &mapping_id, HASH_FIND, &found);
+	if (found && entry->compiled != NULL && entry->compiled->valid)
+		return entry->compiled;
+
+	before = invalidations;
+	compiled = build_compiled(mapping_id);
+	/* what was invalidated meanwhile is good enough for now, under the caller's lock, but not for next time */
+	if (compiled != NULL && before != invalidations)
+		compiled->valid = false;
+	entry = hash_search(compiled_cache, &mapping_id, HASH_ENTER, &found);
+	if (found && entry->compiled != NULL)
+		retire(entry->compiled->context);
+	entry->compiled = compiled;
+	if (compiled == NULL)
+		hash_search(compiled_cache, &mapping_id, HASH_REMOVE, NULL);
+	return compiled;
+}
+
+/* Does child's new table reference parent's? */
+static bool
+references(DwCompiled *child, DwCompiled *parent)
+{
+	Relation	rel;
+	ListCell   *lc;
+	bool		result = false;
+
+	if (child->new_key.relid == parent->new_key.relid)
+		return false;
+	rel = table_open(child->new_key.relid, AccessShareLock);
+	foreach(lc, RelationGetFKeyList(rel))
+	{
+		ForeignKeyCacheInfo *fk = lfirst(lc);
+
+		result |= fk->confrelid == parent->new_key.relid;
+	}
+	table_close(rel, NoLock);
+	return result;
+}
+
+/* Parents before children, otherwise in the order given; a cycle of references keeps the order given. */
+static List *
+order_by_references(List *mappings)
+{
+	List	   *ordered = NIL;
+
+	while (mappings != NIL)
+	{
+		DwCompiled *next = NULL;
+		ListCell   *lc;
+
+		foreach(lc, mappings)
+		{
+			DwCompiled *candidate = lfirst(lc);
+			bool		waits = false;
+			ListCell   *other;
+
+			foreach(other, mappings)
+				waits |= lfirst(other) != candidate && references(candidate, lfirst(other));
+			if (!waits)
+			{
+				next = candidate;
+				break;
+			}
+		}
+		if (next == NULL)
+			next = linitial(mappings);
+		ordered = lappend(ordered, next);
+		mappings = list_delete_ptr(mappings, next);
+	}
+	return ordered;
+}
+
+List *
+dw_compiled_of(int32 migration_id)
+{
+	List	   *result = NIL;
+	ListCell   *lc;
+
+	foreach(lc, dw_mappings_of(migration_id))
+	{
+		DwCompiled *compiled = dw_compiled_get(((DwMapping *) lfirst(lc))->id);
+
+		if (compiled != NULL)
+			result = lappend(result, compiled);
+	}
+	return order_by_references(result);
+}
+
+static bool
+has_flush_trigger(Relation rel)
+{
+	TriggerDesc *triggers = rel->trigdesc;
+
+	for (int i = 0; triggers != NULL && i < triggers->numtriggers; i++)
+		if (strcmp(triggers->triggers[i].tgname, "~dualwrite_flush") == 0 &&
+			triggers->triggers[i].tgenabled == TRIGGER_FIRES_ALWAYS)
+			return true;
+	return false;
+}
+
+/* Topmost table of a leaf, itself for a table that is no partition. */
+static Oid
+root_of(Relation rel)
+{
+	if (!rel->rd_rel->relispartition)
+		return RelationGetRelid(rel);
+	return llast_oid(get_partition_ancestors(RelationGetRelid(rel)));
+}
+
+static void
+compare_with_root(DwTable *table, Relation rel)
+{
+	Relation	root;
+
+	table->flushed = has_flush_trigger(rel);
+	if (table->root == table->relid)
+		return;
+	root = table_open(table->root, AccessShareLock);
+	table->flushed &= has_flush_trigger(root);
+	table->to_root = convert_tuples_by_name(CreateTupleDescCopyConstr(RelationGetDescr(rel)),
+											CreateTupleDescCopyConstr(RelationGetDescr(root)));
+	if (table->to_root != NULL)
+		table->root_slot = MakeSingleTupleTableSlot(table->to_root->outdesc, &TTSOpsVirtual);
+	table_close(root, NoLock);
+}
+
+static DwTable *
+build_table(Relation rel, MemoryContext context)
+{
+	MemoryContext old = MemoryContextSwitchTo(context);
+	DwTable    *table = palloc0(sizeof(DwTable));
+	ListCell   *lc;
+
+	table->relid = RelationGetRelid(rel);
+	table->root = root_of(rel);
+	compare_with_root(table, rel);
+	foreach(lc, dw_mappings_on(table->root))
+	{
+		DwCompiled *compiled = dw_compiled_get(lfirst_int(lc));
+
+		if (compiled == NULL)
+			continue;
+		if (compiled->old_key.relid == table->root)
+			table->as_old = lappend(table->as_old, compiled);
+		else
+			table->as_new = lappend(table->as_new, compiled);
+	}
+	table->as_old = order_by_references(table->as_old);
+	table->valid = true;
+	MemoryContextSwitchTo(old);
+	return table;
+}
+
+/* Is every mapping that it points to still the cached one? */
+static bool
+table_is_current(DwTable *table)
+{
+	ListCell   *lc;
+
+	if (!table->valid)
+		return false;
+	foreach(lc, table->as_old)
+		if (!((DwCompiled *) lfirst(lc))->valid)
+			return false;
+	foreach(lc, table->as_new)
+		if (!((DwCompiled *) lfirst(lc))->valid)
+			return false;
+	return true;
+}
+
+DwTable *
+dw_table_get(Relation rel)
+{
+	Oid			relid = RelationGetRelid(rel);
+	TableEntry *entry;
+	MemoryContext context;
+	DwTable    *table;
+	bool		found;
+
+	entry = hash_search(table_cache, &relid, HASH_FIND, &found);
+	if (found && entry->table != NULL && table_is_current(entry->table))
+		return entry->table;
+
+	context = AllocSetContextCreate(TopTransactionContext, "dualwrite table", ALLOCSET_SMALL_SIZES);
+	table = build_table(rel, context);
+	MemoryContextSetParent(context, CacheMemoryContext);
+	entry = hash_search(table_cache, &relid, HASH_ENTER, &found);
+	if (found && entry->table != NULL)
+		retire(entry->context);
+	entry->table = table;
+	entry->context = context;
+	return table;
+}
+
+void
+dw_mapping_invalidate(int32 migration_id)
+{
+	ListCell   *lc;
+
+	CacheInvalidateRelcacheByRelid(get_relname_relid("migration", get_namespace_oid("_dualwrite", false)));
+	foreach(lc, dw_mappings_of(migration_id))
+	{
+		DwMapping  *mapping = lfirst(lc);
+		ListCell   *heap;
+
+		/* a table may be gone by now; its leaves then are, too */
+		foreach(heap, dw_heaps_of(mapping->old_table, NoLock))
+			if (SearchSysCacheExists1(RELOID, ObjectIdGetDatum(lfirst_oid(heap))))
+				CacheInvalidateRelcacheByRelid(lfirst_oid(heap));
+		foreach(heap, dw_heaps_of(mapping->new_table, NoLock))
+			if (SearchSysCacheExists1(RELOID, ObjectIdGetDatum(lfirst_oid(heap))))
+				CacheInvalidateRelcacheByRelid(lfirst_oid(heap));
+	}
+}
+
+/* The table first, then its leaves and intermediate partitions in the order of their OIDs. */
+List *
+dw_heaps_of(Oid relid, LOCKMODE lock)
+{
+	if (!SearchSysCacheExists1(RELOID, ObjectIdGetDatum(relid)))
+		return NIL;
+	if (lock != NoLock)
+		LockRelationOid(relid, lock);
+	if (get_rel_relkind(relid) != RELKIND_PARTITIONED_TABLE)
+		return list_make1_oid(relid);
+	return find_all_inheritors(relid, lock, NULL);
+}

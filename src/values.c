@@ -1,0 +1,213 @@
+/*
+ * values.c: values of rows and keys, compared and shown.
+ *
+ * What users see of a key or a row is made under fixed settings, so that the same key reads the same in every session.
+ */
+#include "postgres.h"
+
+#include "mapping.h"
+
+#include "catalog/pg_type.h"
+#include "utils/builtins.h"
+#include "utils/datum.h"
+#include "utils/fmgrprotos.h"
+#include "utils/guc.h"
+#include "utils/jsonb.h"
+#include "utils/lsyscache.h"
+#include "utils/numeric.h"
+#include "utils/typcache.h"
+
+/*
+ * Same bytes, or equal by the type's own operator: so 0.1 is 0.10 and -0 is 0.  Types with a collation must have the
+ * same bytes: under a nondeterministic collation 'a' may equal 'A', and that would be a change lost.
+ */
+static bool
+values_equal(Form_pg_attribute att, Datum a, Datum b)
+{
+	TypeCacheEntry *type;
+
+	if (datum_image_eq(a, b, att->attbyval, att->attlen))
+		return true;
+	if (OidIsValid(att->attcollation))
+		return false;
+	type = lookup_type_cache(att->atttypid, TYPECACHE_EQ_OPR_FINFO);
+	if (!OidIsValid(type->eq_opr_finfo.fn_oid))
+		return false;
+	return DatumGetBool(FunctionCall2(&type->eq_opr_finfo, a, b));
+}
+
+Bitmapset *
+dw_rows_differ(DwFlow *flow, TupleTableSlot *a, TupleTableSlot *b)
+{
+	Bitmapset  *differing = NULL;
+	int			attno = -1;
+
+	slot_getallattrs(a);
+	slot_getallattrs(b);
+	while ((attno = bms_next_member(flow->mapped, attno)) >= 0)
+	{
+		bool		a_null = a->tts_isnull[attno - 1];
+		bool		b_null = b->tts_isnull[attno - 1];
+
+		if (a_null && b_null)
+			continue;
+		if (a_null || b_null ||
+			!values_equal(TupleDescAttr(flow->target_desc, attno - 1), a->tts_values[attno - 1], b->tts_values[attno - 1]))
+			differing = bms_add_member(differing, attno);
+	}
+	return differing;
+}
+
+/* Settings that text forms depend on; returns the nest level for AtEOXact_GUC. */
+static int
+pin_output_settings(void)
+{
+	static const char *const pinned[][2] = {
+		{"DateStyle", "ISO, YMD"}, {"IntervalStyle", "postgres"}, {"TimeZone", "UTC"},
+		{"bytea_output", "hex"}, {"extra_float_digits", "1"}, {"xmlbinary", "base64"}, {"lc_monetary", "C"}
+	};
+	int			nest = NewGUCNestLevel();
+
+	for (int i = 0; i < lengthof(pinned); i++)
+		(void) set_config_option(pinned[i][0], pinned[i][1], PGC_USERSET, PGC_S_SESSION,
+								 GUC_ACTION_SAVE, true, 0, false);
+	return nest;
+}
+
+static void
+set_string(JsonbValue *json, char *text)
+{
+	json->type = jbvString;
+	json->val.string.val = text;
+	json->val.string.len = strlen(text);
+}
+
+/* Numbers as numbers, booleans as such, everything else in its text form. */
+static void
+value_to_json(Oid type, Datum value, bool isnull, JsonbValue *json)
+{
+	Oid			output;
+	bool		varlena;
+	char	   *text;
+
+	if (isnull)
+	{
+		json->type = jbvNull;
+		return;
+	}
+	if (type == BOOLOID)
+	{
+		json->type = jbvBool;
+		json->val.boolean = DatumGetBool(value);
+		return;
+	}
+	getTypeOutputInfo(type, &output, &varlena);
+	text = OidOutputFunctionCall(output, value);
+	if ((type == INT2OID || type == INT4OID || type == INT8OID || type == NUMERICOID) &&
+		strspn(text, "0123456789+-.") == strlen(text))
+	{
+		json->type = jbvNumeric;
+		json->val.numeric = DatumGetNumeric(DirectFunctionCall3(numeric_in, CStringGetDatum(text),
+																ObjectIdGetDatum(InvalidOid), Int32GetDatum(-1)));
+		return;
+	}
+	set_string(json, text);
+}
+
+static void
+push_column(JsonbParseState **state, Form_pg_attribute att, Datum value, bool isnull)
+{
+	JsonbValue	json;
+
+	set_string(&json, pstrdup(NameStr(att->attname)));
+	pushJsonbValue(state, WJB_KEY, &json);
+	value_to_json(att->atttypid, value, isnull, &json);
+	pushJsonbValue(state, WJB_VALUE, &json);
+}
+
+Jsonb *
+dw_key_to_jsonb(DwCompiled *compiled, const DwKey *key)
+{
+	TupleDesc	desc = compiled->flow[DW_FORWARD].target_desc;
+	JsonbParseState *state = NULL;
+	int			nest = pin_output_settings();
+
+	pushJsonbValue(&state, WJB_BEGIN_OBJECT, NULL);
+	for (int i = 0; i < compiled->new_key.ncolumns; i++)
+		push_column(&state, TupleDescAttr(desc, compiled->new_key.columns[i] - 1), key->values[i], false);
+	AtEOXact_GUC(false, nest);
+	return JsonbValueToJsonb(pushJsonbValue(&state, WJB_END_OBJECT, NULL));
+}
+
+Jsonb *
+dw_row_to_jsonb(TupleDesc desc, TupleTableSlot *row, const Bitmapset *columns)
+{
+	JsonbParseState *state = NULL;
+	int			nest = pin_output_settings();
+	int			attno = -1;
+
+	slot_getallattrs(row);
+	pushJsonbValue(&state, WJB_BEGIN_OBJECT, NULL);
+	while ((attno = bms_next_member(columns, attno)) >= 0)
+		push_column(&state, TupleDescAttr(desc, attno - 1), row->tts_values[attno - 1], row->tts_isnull[attno - 1]);
+	AtEOXact_GUC(false, nest);
+	return JsonbValueToJsonb(pushJsonbValue(&state, WJB_END_OBJECT, NULL));
+}
+
+static void
+wrong_key(DwCompiled *compiled)
+{
+	StringInfoData names;
+	ListCell   *lc;
+
+	initStringInfo(&names);
+	foreach(lc, compiled->mapping->key_columns)
+		appendStringInfo(&names, "%s\"%s\"", names.len > 0 ? ", " : "", (char *) lfirst(lc));
+	ereport(ERROR,
+			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+			 errmsg("key does not name a row of %s", compiled->mapping->new_name),
+			 errhint("A key is a JSON object with exactly these columns, none of them null: %s.", names.data)));
+}
+
+static char *
+json_scalar_text(JsonbValue *value)
+{
+	switch (value->type)
+	{
+		case jbvString:
+			return pnstrdup(value->val.string.val, value->val.string.len);
+		case jbvNumeric:
+			return DatumGetCString(DirectFunctionCall1(numeric_out, NumericGetDatum(value->val.numeric)));
+		case jbvBool:
+			return value->val.boolean ? "true" : "false";
+		default:
+			return NULL;
+	}
+}
+
+void
+dw_key_from_jsonb(DwCompiled *compiled, Jsonb *json, DwKey *key)
+{
+	TupleDesc	desc = compiled->flow[DW_FORWARD].target_desc;
+	int			nest;
+
+	if (!JB_ROOT_IS_OBJECT(json) || JB_ROOT_COUNT(json) != (uint32) compiled->new_key.ncolumns)
+		wrong_key(compiled);
+	nest = pin_output_settings();
+	for (int i = 0; i < compiled->new_key.ncolumns; i++)
+	{
+		Form_pg_attribute att = TupleDescAttr(desc, compiled->new_key.columns[i] - 1);
+		JsonbValue	buffer;
+		JsonbValue *value = getKeyJsonValueFromContainer(&json->root, NameStr(att->attname),
+														 strlen(NameStr(att->attname)), &buffer);
+		char	   *text = value ? json_scalar_text(value) : NULL;
+		Oid			input;
+		Oid			ioparam;
+
+		if (text == NULL)
+			wrong_key(compiled);
+		getTypeInputInfo(att->atttypid, &input, &ioparam);
+		key->values[i] = OidInputFunctionCall(input, text, ioparam, att->atttypmod);
+	}
+	AtEOXact_GUC(false, nest);
+}
