@@ -12,6 +12,7 @@
 
 #include "access/htup_details.h"
 #include "access/transam.h"
+#include "catalog/pg_cast.h"
 #include "catalog/pg_language.h"
 #include "catalog/pg_proc.h"
 #include "catalog/pg_type.h"
@@ -278,33 +279,101 @@ find_mutable_defaults(Node *node, void *arg)
 	return expression_tree_walker(node, find_mutable_defaults, expression);
 }
 
-/* Plain reference to a column, or a cast of one: the column, else 0. */
-static AttrNumber
-plain_column(Node *node)
+/* Pairs of built-in types whose casts to the right and back give the same value or an error. */
+static bool
+is_lossless_builtin(Oid from, Oid to)
 {
-	for (;;)
+	static const Oid pairs[][2] = {
+		{INT8OID, INT2OID}, {INT8OID, INT4OID}, {INT8OID, NUMERICOID},
+		{INT2OID, INT4OID}, {INT2OID, INT8OID}, {INT2OID, FLOAT4OID}, {INT2OID, FLOAT8OID}, {INT2OID, NUMERICOID},
+		{INT4OID, INT2OID}, {INT4OID, INT8OID}, {INT4OID, FLOAT8OID}, {INT4OID, NUMERICOID},
+		{NAMEOID, TEXTOID}, {NAMEOID, VARCHAROID}, {FLOAT4OID, FLOAT8OID}, {DATEOID, TIMESTAMPOID},
+		{TEXTOID, BPCHAROID}, {VARCHAROID, BPCHAROID}, {BPCHAROID, TEXTOID}, {BPCHAROID, VARCHAROID},
+		{JSONOID, JSONBOID}, {JSONBOID, JSONOID}, {CIDROID, INETOID}, {MACADDROID, MACADDR8OID}
+	};
+
+	for (size_t i = 0; i < lengthof(pairs); i++)
+		if (pairs[i][0] == from && pairs[i][1] == to)
+			return true;
+	return false;
+}
+
+/*
+ * Does a cast keep the value, or fail?  An implicit one of a user's own type does, by convention; the built-in types are
+ * listed, because some of their implicit casts round.
+ */
+static bool
+is_lossless(Oid from, Oid to)
+{
+	HeapTuple	tuple;
+	bool		implicit;
+
+	from = getBaseType(from);
+	to = getBaseType(to);
+	if (from == to || IsBinaryCoercible(from, to) || is_lossless_builtin(from, to))
+		return true;
+	if (OidIsValid(get_element_type(from)) && OidIsValid(get_element_type(to)))
+		return is_lossless(get_element_type(from), get_element_type(to));
+	if (from < FirstNormalObjectId && to < FirstNormalObjectId)
+		return false;
+	tuple = SearchSysCache2(CASTSOURCETARGET, ObjectIdGetDatum(from), ObjectIdGetDatum(to));
+	if (!HeapTupleIsValid(tuple))
+		return false;
+	implicit = ((Form_pg_cast) GETSTRUCT(tuple))->castcontext == COERCION_CODE_IMPLICIT;
+	ReleaseSysCache(tuple);
+	return implicit;
+}
+
+/* What a cast is of, NULL for a node that is no cast. */
+static Node *
+cast_argument(Node *node)
+{
+	switch (nodeTag(node))
 	{
-		if (node == NULL)
-			return 0;
-		if (IsA(node, Var))
-			return ((Var *) node)->varlevelsup == 0 && ((Var *) node)->varattno > 0 ? ((Var *) node)->varattno : 0;
-		if (IsA(node, RelabelType))
-			node = (Node *) ((RelabelType *) node)->arg;
-		else if (IsA(node, CoerceViaIO))
-			node = (Node *) ((CoerceViaIO *) node)->arg;
-		else if (IsA(node, ArrayCoerceExpr))
-			node = (Node *) ((ArrayCoerceExpr *) node)->arg;
-		else if (IsA(node, CoerceToDomain))
-			node = (Node *) ((CoerceToDomain *) node)->arg;
-		else if (IsA(node, CollateExpr))
-			node = (Node *) ((CollateExpr *) node)->arg;
-		else if (IsA(node, FuncExpr) &&
-				 (((FuncExpr *) node)->funcformat == COERCE_IMPLICIT_CAST ||
-				  ((FuncExpr *) node)->funcformat == COERCE_EXPLICIT_CAST))
-			node = linitial(((FuncExpr *) node)->args);
-		else
-			return 0;
+		case T_RelabelType:
+			return (Node *) ((RelabelType *) node)->arg;
+		case T_CoerceViaIO:
+			return (Node *) ((CoerceViaIO *) node)->arg;
+		case T_ArrayCoerceExpr:
+			return (Node *) ((ArrayCoerceExpr *) node)->arg;
+		case T_CoerceToDomain:
+			return (Node *) ((CoerceToDomain *) node)->arg;
+		case T_CollateExpr:
+			return (Node *) ((CollateExpr *) node)->arg;
+		case T_FuncExpr:
+			if (((FuncExpr *) node)->funcformat == COERCE_IMPLICIT_CAST ||
+				((FuncExpr *) node)->funcformat == COERCE_EXPLICIT_CAST)
+				return linitial(((FuncExpr *) node)->args);
+			return NULL;
+		default:
+			return NULL;
 	}
+}
+
+/*
+ * Note in the expression whether it is a reference to a column, possibly through casts, and whether they all keep the
+ * value.  A cast of the user's to the same type with a length or precision cuts or rounds; that of the assignment itself
+ * is what every INSERT does.
+ */
+static void
+find_plain_column(DwExpression *expression)
+{
+	Node	   *node = expression->node;
+	Node	   *argument;
+	bool		lossless = true;
+
+	while ((argument = cast_argument(node)) != NULL)
+	{
+		lossless &= is_lossless(exprType(argument), exprType(node));
+		if (IsA(node, FuncExpr) && ((FuncExpr *) node)->funcformat == COERCE_EXPLICIT_CAST &&
+			exprType(argument) == exprType(node))
+			lossless = false;
+		node = argument;
+	}
+	if (!IsA(node, Var) || ((Var *) node)->varattno <= 0)
+		return;
+	expression->column = ((Var *) node)->varattno;
+	expression->lossless = lossless;
 }
 
 /*
@@ -333,7 +402,7 @@ classify(DwExpression *expression, Relation source)
 	(void) walk_expression(planned, &walk);
 	expression->user_code = walk.user_code || expression->has_sublink;
 	expression->is_constant = !expression->has_sublink && !expression->is_mutable && expression->columns == NULL;
-	expression->column = expression->has_sublink ? 0 : plain_column(expression->node);
+	find_plain_column(expression);
 }
 
 /* Text that means the same wherever and by whomever it is parsed: names qualified, dates and intervals in ISO form. */

@@ -26,6 +26,7 @@ typedef struct DwExpression
 	bool		is_mutable;		/* stable or volatile: depends on session or time */
 	bool		user_code;		/* calls a function that is neither built in nor in C: pin settings around it */
 	AttrNumber	column;			/* plain reference to this column, possibly through a cast; else 0 */
+	bool		lossless;		/* with column: the casts keep the value, or fail */
 	Bitmapset  *columns;		/* attribute numbers it reads, plain (no offset) */
 } DwExpression;
 
