@@ -126,7 +126,7 @@ dw_need_packages()
 	} </dev/null >"$log" 2>&1 || status=$?
 	dw_as_root rm -f "$off"
 	if [[ $status -ne 0 ]]; then
-		tail -n 30 "$log" >&2
+		grep -vE '^(Get:|Selecting|Preparing|Unpacking|Setting up|Reading) ' "$log" | tail -n 60 >&2
 		rm -f "$log"
 		dw_die "could not install: ${missing[*]}"
 	fi
