@@ -122,7 +122,7 @@ dw_need_packages()
 		dw_as_root env DEBIAN_FRONTEND=noninteractive apt-get -q -o DPkg::Lock::Timeout=600 update ||
 			dw_warn "apt-get update failed; going on with the lists there are"
 		dw_as_root env DEBIAN_FRONTEND=noninteractive apt-get -q -y -o DPkg::Lock::Timeout=600 \
-			install --no-install-recommends "${missing[@]}"
+			-o APT::Keep-Downloaded-Packages=false install --no-install-recommends "${missing[@]}"
 	} </dev/null >"$log" 2>&1 || status=$?
 	dw_as_root rm -f "$off"
 	if [[ $status -ne 0 ]]; then

@@ -48,16 +48,19 @@ dw_tree_make()
 	[[ $mirror != https* ]] || options+=(--include=ca-certificates)
 	dw_say "making a tree of Debian $suite in $tree"
 	dw_as_root mkdir -p "${tree%/*}"
-	dw_as_root rm -rf --one-file-system "$tree.new"
 	log=$(mktemp)
-	# shellcheck disable=SC2086
-	if ! dw_as_root debootstrap "${options[@]}" "$suite" "$tree.new" $mirror >"$log" 2>&1 </dev/null; then
+	# shellcheck disable=SC2016,SC2086
+	if ! dw_as_root flock "$tree.lock" bash -c '
+		tree=$1; shift
+		[ ! -e "$tree" ] || exit 0
+		rm -rf --one-file-system "$tree.new"
+		debootstrap "$@" && mv "$tree.new" "$tree"
+	' tree "$tree" "${options[@]}" "$suite" "$tree.new" $mirror >"$log" 2>&1 </dev/null; then
 		tail -n 20 "$log" >&2
 		rm -f "$log"
 		return 1
 	fi
 	rm -f "$log"
-	dw_as_root mv "$tree.new" "$tree"
 }
 
 # How to enter a tree: with mounts and processes in namespaces of their own, so that nothing is left
