@@ -58,8 +58,13 @@ extern void dw_target_close(DwTarget *target);
 extern DwApplied dw_target_put(DwTarget *target, TupleTableSlot *row);
 /* Take the row away; where the mapping does not own it, its columns go back to their defaults. */
 extern DwApplied dw_target_remove(DwTarget *target, const DwKey *target_key);
-/* The row moves from one key to that of row, keeping its unmapped columns where the new key is free. */
+/*
+ * The row moves from one key to that of row, keeping its unmapped columns.  NOTHING: the new key is taken, or the old one
+ * not there; nothing was written, and both keys want converging.
+ */
 extern DwApplied dw_target_move(DwTarget *target, const DwKey *from, TupleTableSlot *row);
+/* Table that a statement of apply_spi.c is writing at this moment: its own triggers must not mirror that back. */
+extern Oid	dw_statement_target(void);
 /* The row as a snapshot sees it (NULL: newest committed or own), target layout; NULL when there is none. */
 extern TupleTableSlot *dw_target_fetch(DwTarget *target, const DwKey *target_key, Snapshot snapshot);
 

@@ -7,7 +7,9 @@
 #include "postgres.h"
 
 #include "access/genam.h"
+#include "access/sysattr.h"
 #include "access/tableam.h"
+#include "access/attmap.h"
 #include "access/tupconvert.h"
 #include "commands/trigger.h"
 #include "executor/executor.h"
@@ -65,6 +67,32 @@ dw_init_range_table(EState *estate, RangeTblEntry *rte)
 #endif
 }
 
+/* 16: the columns that a statement sets are noted with its permissions. */
+static inline void
+dw_set_written_columns(EState *estate, Bitmapset *columns)
+{
+	Bitmapset  *shifted = NULL;
+	int			attno = -1;
+
+	while ((attno = bms_next_member(columns, attno)) >= 0)
+		shifted = bms_add_member(shifted, attno - FirstLowInvalidHeapAttributeNumber);
+#if PG_VERSION_NUM >= 160000
+	{
+		RTEPermissionInfo *perminfo = linitial_node(RTEPermissionInfo, estate->es_rteperminfos);
+
+		perminfo->insertedCols = shifted;
+		perminfo->updatedCols = shifted;
+	}
+#else
+	{
+		RangeTblEntry *rte = linitial_node(RangeTblEntry, estate->es_range_table);
+
+		rte->insertedCols = shifted;
+		rte->updatedCols = shifted;
+	}
+#endif
+}
+
 /* 16: result of the tuple lock and, 17, whether MERGE asks. */
 static inline bool
 dw_before_update_triggers(EState *estate, EPQState *epq, ResultRelInfo *rri, ItemPointer tid, TupleTableSlot *slot)
@@ -90,6 +118,13 @@ dw_before_delete_triggers(EState *estate, EPQState *epq, ResultRelInfo *rri, Ite
 #endif
 }
 
+/* 16: whether columns may be missing. */
+#if PG_VERSION_NUM >= 160000
+#define dw_attrmap_if_required(in, out) build_attrmap_by_name_if_req(in, out, false)
+#else
+#define dw_attrmap_if_required(in, out) build_attrmap_by_name_if_req(in, out)
+#endif
+
 /* 16: one function for all kinds of objects. */
 #if PG_VERSION_NUM >= 160000
 #define dw_owns_relation(relid, user) object_ownercheck(RelationRelationId, relid, user)
@@ -111,6 +146,13 @@ dw_before_delete_triggers(EState *estate, EPQState *epq, ResultRelInfo *rri, Ite
 #define dw_relfilenode(rel) ((rel)->rd_locator.relNumber)
 #else
 #define dw_relfilenode(rel) ((rel)->rd_node.relNode)
+#endif
+
+/* 16: entries of the backend status, counted from 1, under another name. */
+#if PG_VERSION_NUM >= 160000
+#define dw_backend_status(i) pgstat_get_local_beentry_by_index(i)
+#else
+#define dw_backend_status(i) pgstat_fetch_stat_local_beentry(i)
 #endif
 
 #endif							/* DW_COMPAT_H */

@@ -58,17 +58,19 @@ struct DwProjection
 	bool		user_code;
 };
 
-/* How the old side's key is computed from the new side's. */
-typedef struct DwOldKey
+/* How one side's key is computed from the other's. */
+typedef struct DwKeyMap
 {
+	const DwKeyShape *from;
 	ExprContext *context;
-	TupleTableSlot *row;		/* a new row of which only the key is known */
+	TupleTableSlot *row;		/* a source row of which only the key is known */
 	int			ncolumns;
 	ExprState  *expression[INDEX_MAX_KEYS];
-	AttrNumber	narrowed_from[INDEX_MAX_KEYS];	/* new column, when the expression is int8 -> int4 … of it */
+	AttrNumber	narrowed_from[INDEX_MAX_KEYS];	/* source column, when the expression is int8 -> int4 … of it */
 	Oid			narrowed_by[INDEX_MAX_KEYS];	/* the cast */
 	bool		user_code;
-} DwOldKey;
+	Oid			owner;			/* of the source */
+} DwKeyMap;
 
 static void
 altered(const DwMapping *mapping, const char *what, const char *name)
@@ -342,7 +344,7 @@ compile_flow(DwCompiled *compiled, DwDirection direction, Relation source, Relat
 
 /* A cast that narrows an integer column raises an error for values that cannot be; it is asked beforehand instead. */
 static void
-note_narrowing(DwOldKey *to_old, int i, Node *node)
+note_narrowing(DwKeyMap *map, int i, Node *node)
 {
 	if (IsA(node, FuncExpr))
 	{
@@ -352,8 +354,8 @@ note_narrowing(DwOldKey *to_old, int i, Node *node)
 		if (arg != NULL && IsA(arg, Var) &&
 			(call->funcid == F_INT4_INT8 || call->funcid == F_INT2_INT8 || call->funcid == F_INT2_INT4))
 		{
-			to_old->narrowed_from[i] = ((Var *) arg)->varattno;
-			to_old->narrowed_by[i] = call->funcid;
+			map->narrowed_from[i] = ((Var *) arg)->varattno;
+			map->narrowed_by[i] = call->funcid;
 		}
 	}
 }
@@ -370,32 +372,41 @@ column_named(List *columns, const char *name)
 }
 
 static void
-compile_old_key(DwCompiled *compiled, Relation old_table, Relation new_table)
+compile_key_map(DwCompiled *compiled, DwDirection direction, Relation source, Relation target, List *target_names)
 {
 	const DwMapping *mapping = compiled->mapping;
-	DwOldKey   *to_old = palloc0(sizeof(DwOldKey));
+	DwFlow	   *flow = &compiled->flow[direction];
+	DwKeyMap   *map = palloc0(sizeof(DwKeyMap));
 	ListCell   *lc;
 
-	to_old->context = CreateStandaloneExprContext();
-	to_old->row = MakeSingleTupleTableSlot(CreateTupleDescCopy(RelationGetDescr(new_table)), &TTSOpsVirtual);
-	foreach(lc, mapping->old_key_columns)
+	map->from = flow->source_key;
+	map->owner = flow->source_owner;
+	map->context = CreateStandaloneExprContext();
+	map->row = MakeSingleTupleTableSlot(flow->source_desc, &TTSOpsVirtual);
+	foreach(lc, target_names)
 	{
-		DwColumn   *column = column_named(mapping->columns[DW_REVERSE], lfirst(lc));
-		AttrNumber	attno = compiled->old_key.columns[to_old->ncolumns];
+		DwColumn   *column = column_named(mapping->columns[direction], lfirst(lc));
+		AttrNumber	attno = flow->target_key->columns[map->ncolumns];
 		DwExpression *parsed;
-		Node	   *node;
+		Node	   *node = NULL;
 
-		if (column == NULL)
-			altered(mapping, "reverse expression of key column", lfirst(lc));
-		node = plan_expression(column->expression, new_table,
-							   TupleDescAttr(RelationGetDescr(old_table), attno - 1), &parsed);
+		if (column != NULL)
+			node = plan_expression(column->expression, source,
+								   TupleDescAttr(RelationGetDescr(target), attno - 1), &parsed);
 		if (node == NULL)
-			altered(mapping, "reverse expression without sub-select of key column", lfirst(lc));
-		note_narrowing(to_old, to_old->ncolumns, node);
-		to_old->user_code |= parsed->user_code;
-		to_old->expression[to_old->ncolumns++] = ExecInitExpr((Expr *) node, NULL);
+			altered(mapping, "plain expression of key column", lfirst(lc));
+		note_narrowing(map, map->ncolumns, node);
+		map->user_code |= parsed->user_code;
+		map->expression[map->ncolumns++] = ExecInitExpr((Expr *) node, NULL);
 	}
-	compiled->to_old_key = to_old;
+	compiled->key_map[direction] = map;
+}
+
+/* Does the new table reference another one, or itself? */
+static bool
+has_references(Relation new_table)
+{
+	return new_table->rd_rel->relkind != RELKIND_FOREIGN_TABLE && RelationGetFKeyList(new_table) != NIL;
 }
 
 static void
@@ -436,7 +447,9 @@ dw_compile(const DwMapping *mapping, const DwMigration *migration, MemoryContext
 	compile_flow(compiled, DW_FORWARD, old_table, new_table);
 	compile_flow(compiled, DW_REVERSE, new_table, old_table);
 	compile_scope(&compiled->flow[DW_REVERSE], mapping, old_table, new_table);
-	compile_old_key(compiled, old_table, new_table);
+	compile_key_map(compiled, DW_FORWARD, old_table, new_table, mapping->key_columns);
+	compile_key_map(compiled, DW_REVERSE, new_table, old_table, mapping->old_key_columns);
+	compiled->early_children = !compiled->filled && has_references(new_table);
 	dw_owner_leave(&scope);
 
 	table_close(new_table, NoLock);
@@ -461,6 +474,33 @@ in_scope(DwProjection *projection, TupleTableSlot *row)
 			return false;
 	}
 	return true;
+}
+
+static bool
+passes(DwProjection *projection, TupleTableSlot *source, ExprContext *econtext)
+{
+	return in_scope(projection, source) && (projection->filter == NULL || ExecQual(projection->filter, econtext));
+}
+
+bool
+dw_in_mapping(DwFlow *flow, TupleTableSlot *source)
+{
+	DwProjection *projection = flow->projection;
+	ExprContext *econtext = projection->context[projection->turn];
+	DwOwnerScope scope;
+	bool		result;
+
+	if (projection->filter == NULL && projection->nscope == 0)
+		return true;
+	ResetExprContext(econtext);
+	econtext->ecxt_scantuple = source;
+	if (!projection->user_code)
+		return passes(projection, source, econtext);
+
+	dw_owner_enter(&scope, flow->source_owner, true);
+	result = passes(projection, source, econtext);
+	dw_owner_leave(&scope);
+	return result;
 }
 
 /* Run the flow's statement on a source row; its one row of results becomes out. */
@@ -500,9 +540,7 @@ project_row(DwFlow *flow, TupleTableSlot *source, TupleTableSlot *out, ExprConte
 {
 	DwProjection *projection = flow->projection;
 
-	if (!in_scope(projection, source))
-		return false;
-	if (projection->filter != NULL && !ExecQual(projection->filter, econtext))
+	if (!passes(projection, source, econtext))
 		return false;
 	if (projection->info == NULL)
 		project_by_statement(flow, source, out, econtext, snapshot);
@@ -554,68 +592,85 @@ out_of_range(Oid cast, Datum value)
 	}
 }
 
-/* The expressions of the old key over to_old->row. */
+/* The expressions of the target key over map->row. */
 static bool
-evaluate_old_key(DwOldKey *to_old, DwKey *old_key)
+evaluate_key(DwKeyMap *map, DwKey *target_key)
 {
-	for (int i = 0; i < to_old->ncolumns; i++)
+	for (int i = 0; i < map->ncolumns; i++)
 	{
 		bool		isnull;
 
-		if (to_old->narrowed_from[i] != 0 &&
-			out_of_range(to_old->narrowed_by[i], to_old->row->tts_values[to_old->narrowed_from[i] - 1]))
+		if (map->narrowed_from[i] != 0 &&
+			out_of_range(map->narrowed_by[i], map->row->tts_values[map->narrowed_from[i] - 1]))
 			return false;
-		old_key->values[i] = ExecEvalExprSwitchContext(to_old->expression[i], to_old->context, &isnull);
+		target_key->values[i] = ExecEvalExprSwitchContext(map->expression[i], map->context, &isnull);
 		if (isnull)
 			return false;
 	}
 	return true;
 }
 
-/* The values live until the next call for this mapping. */
 bool
-dw_old_key(DwCompiled *compiled, const DwKey *key, DwKey *old_key)
+dw_key_across(DwFlow *flow, const DwKey *source_key, DwKey *target_key)
 {
-	DwOldKey   *to_old = compiled->to_old_key;
-	TupleTableSlot *row = to_old->row;
+	DwKeyMap   *map = flow->compiled->key_map[flow->direction];
+	TupleTableSlot *row = map->row;
 	DwOwnerScope scope;
 	bool		result;
 
-	ResetExprContext(to_old->context);
+	ResetExprContext(map->context);
 	ExecClearTuple(row);
 	memset(row->tts_isnull, true, row->tts_tupleDescriptor->natts * sizeof(bool));
-	for (int i = 0; i < compiled->new_key.ncolumns; i++)
+	for (int i = 0; i < map->from->ncolumns; i++)
 	{
-		row->tts_values[compiled->new_key.columns[i] - 1] = key->values[i];
-		row->tts_isnull[compiled->new_key.columns[i] - 1] = false;
+		row->tts_values[map->from->columns[i] - 1] = source_key->values[i];
+		row->tts_isnull[map->from->columns[i] - 1] = false;
 	}
 	ExecStoreVirtualTuple(row);
-	to_old->context->ecxt_scantuple = row;
-	if (!to_old->user_code)
-		return evaluate_old_key(to_old, old_key);
+	map->context->ecxt_scantuple = row;
+	if (!map->user_code)
+		return evaluate_key(map, target_key);
 
-	dw_owner_enter(&scope, compiled->flow[DW_REVERSE].source_owner, true);
-	result = evaluate_old_key(to_old, old_key);
+	dw_owner_enter(&scope, map->owner, true);
+	result = evaluate_key(map, target_key);
 	dw_owner_leave(&scope);
 	return result;
+}
+
+bool
+dw_old_key(DwCompiled *compiled, const DwKey *key, DwKey *old_key)
+{
+	return dw_key_across(&compiled->flow[DW_REVERSE], key, old_key);
+}
+
+bool
+dw_key_of_old(DwCompiled *compiled, const DwKey *old_key, DwKey *key)
+{
+	return dw_key_across(&compiled->flow[DW_FORWARD], old_key, key);
+}
+
+bool
+dw_key_of_row(const DwKeyShape *shape, TupleTableSlot *row, DwKey *key)
+{
+	for (int i = 0; i < shape->ncolumns; i++)
+	{
+		bool		isnull;
+
+		key->values[i] = slot_getattr(row, shape->columns[i], &isnull);
+		if (isnull)
+			return false;
+	}
+	return true;
 }
 
 void
 dw_key_of_new(DwCompiled *compiled, TupleTableSlot *new_row, DwKey *key)
 {
-	for (int i = 0; i < compiled->new_key.ncolumns; i++)
-	{
-		bool		isnull;
-
-		key->values[i] = slot_getattr(new_row, compiled->new_key.columns[i], &isnull);
-		if (isnull)
-			ereport(ERROR,
-					(errcode(ERRCODE_NOT_NULL_VIOLATION),
-					 errmsg("null value in key column \"%s\" of %s",
-							NameStr(TupleDescAttr(compiled->flow[DW_FORWARD].target_desc, compiled->new_key.columns[i] - 1)->attname),
-							compiled->mapping->new_name),
-					 errhint("The mapping must give every key column a value.")));
-	}
+	if (!dw_key_of_row(&compiled->new_key, new_row, key))
+		ereport(ERROR,
+				(errcode(ERRCODE_NOT_NULL_VIOLATION),
+				 errmsg("null value in a key column of %s", compiled->mapping->new_name),
+				 errhint("The mapping must give every key column a value.")));
 }
 
 bool

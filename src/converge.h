@@ -32,5 +32,7 @@ extern void dw_converge_close(DwConverge *converge);
  * target row away after a second look.  Idempotent.  Errors: those of the target's constraints.
  */
 extern DwConverged dw_converge(DwConverge *converge, const DwKey *key);
+/* The same, by the key of the source's side. */
+extern DwConverged dw_converge_source(DwConverge *converge, const DwKey *source_key);
 
 #endif							/* DW_CONVERGE_H */

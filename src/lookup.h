@@ -16,9 +16,12 @@ typedef struct DwLeaf
 	Relation	index;			/* the key's index on this leaf */
 	ResultRelInfo *rri;			/* for partition checks and, once opened for writing, for writes */
 	TupleTableSlot *slot;		/* row last found, in the leaf's layout */
+	TupleTableSlot *write_slot;	/* row to be written, in the leaf's layout; virtual */
 	AttrMap    *from_root;		/* for leaf layout <- root layout; NULL where they look the same */
 	AttrMap    *to_root;
+	IndexScanDesc scan;			/* kept, and rescanned for each look-up */
 	ScanKeyData scankey[INDEX_MAX_KEYS];
+	int			key_position[INDEX_MAX_KEYS];	/* of each index column in DwKey */
 	bool		writable;		/* indexes are open for inserts */
 } DwLeaf;
 
@@ -30,7 +33,11 @@ typedef struct DwLookup
 	bool		partitioned;
 	LOCKMODE	lock;
 	EState	   *estate;
-	List	   *leaves;			/* of DwLeaf, opened so far; the first is the last one that matched */
+	ResultRelInfo *root_rri;
+	List	   *heaps;			/* OIDs of the leaves */
+	List	   *leaves;			/* of DwLeaf, opened so far */
+	DwLeaf	   *last;			/* leaf that matched last: the likeliest to match again */
+	SnapshotData dirty;
 	TupleTableSlot *key_slot;	/* root layout: routes a key to its leaf */
 	TupleTableSlot *root_slot;	/* row found, in the root's layout */
 	MemoryContext context;
@@ -61,8 +68,10 @@ extern bool dw_lookup_visible(DwLookup *lookup, const DwKey *key, Snapshot snaps
 extern DwFind dw_lookup_lock(DwLookup *lookup, const DwKey *key, bool wait, bool strong, DwLeaf **leaf);
 /* The row last found in a leaf, in the root's layout. */
 extern TupleTableSlot *dw_leaf_row(DwLookup *lookup, DwLeaf *leaf);
-/* Leaf that would hold a row (root layout) with these partition key columns; NULL where none would. */
-extern DwLeaf *dw_lookup_leaf_for(DwLookup *lookup, TupleTableSlot *row);
+/* A root-layout row in the leaf's layout: the slot itself, or the leaf's write_slot. */
+extern TupleTableSlot *dw_leaf_layout(DwLeaf *leaf, TupleTableSlot *root_row);
+/* Leaf that would hold a row (root layout) with these partition key columns; where none would: NULL, or ERROR 23514. */
+extern DwLeaf *dw_lookup_leaf_for(DwLookup *lookup, TupleTableSlot *row, bool must);
 /* Leaf by OID. */
 extern DwLeaf *dw_lookup_leaf(DwLookup *lookup, Oid relid);
 

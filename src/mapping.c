@@ -275,7 +275,10 @@ compare_with_root(DwTable *table, Relation rel)
 	table->to_root = convert_tuples_by_name(CreateTupleDescCopyConstr(RelationGetDescr(rel)),
 											CreateTupleDescCopyConstr(RelationGetDescr(root)));
 	if (table->to_root != NULL)
+	{
 		table->root_slot = MakeSingleTupleTableSlot(table->to_root->outdesc, &TTSOpsVirtual);
+		table->root_slot_old = MakeSingleTupleTableSlot(table->to_root->outdesc, &TTSOpsVirtual);
+	}
 	table_close(root, NoLock);
 }
 

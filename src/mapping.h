@@ -61,13 +61,14 @@ typedef struct DwCompiled
 	bool		filled;
 	bool		queue_errors;	/* forward mirrors queue what fails: shadow, or mirror_on_error = queue */
 	bool		discard;		/* shadow_discard: forward mirrors are tried and undone */
+	bool		early_children;	/* new rows may reference rows that are still to be backfilled: that much is queued */
 	DwKeyShape	old_key;
 	DwKeyShape	new_key;
 	bool		new_is_foreign;
 	bool		user_code;		/* some expression calls a function that is neither built in nor in C */
 	DwFlow		flow[2];		/* by DwDirection */
 	MemoryContext context;
-	struct DwOldKey *to_old_key;	/* private to compile.c */
+	struct DwKeyMap *key_map[2];	/* by direction: source key to target key; private to compile.c */
 	bool		valid;			/* cleared by invalidation callbacks */
 } DwCompiled;
 
@@ -79,6 +80,7 @@ typedef struct DwTable
 	bool		flushed;		/* it and its root carry the statement triggers: work may wait for them */
 	TupleConversionMap *to_root;	/* leaf row -> row of the root; NULL where they look the same */
 	TupleTableSlot *root_slot;	/* for that */
+	TupleTableSlot *root_slot_old;	/* a second one, for the image before an update */
 	List	   *as_old;			/* of DwCompiled: mappings in which it is the old table, parents first */
 	List	   *as_new;
 	bool		valid;
@@ -103,11 +105,22 @@ extern DwTable *dw_table_get(Relation rel);
  */
 extern bool dw_project(DwFlow *flow, TupleTableSlot *source, TupleTableSlot *out, Snapshot snapshot);
 
-/* Key of the mapping from a row of the new table, and from one of the old (through the projection). */
-extern void dw_key_of_new(DwCompiled *compiled, TupleTableSlot *new_row, DwKey *key);
-/* Old-side key values from the mapping's key.  false: out of range for the old type, so no such row. */
+/* Does the row pass the filter, or the scope?  (dw_project asks, too.) */
+extern bool dw_in_mapping(DwFlow *flow, TupleTableSlot *source);
+
+/*
+ * Key values on one side of the flow from those on the other.  false: no such value there (out of range, null).  The
+ * values live until the next call for this flow.
+ */
+extern bool dw_key_across(DwFlow *flow, const DwKey *source_key, DwKey *target_key);
+/* Old-side key values from the mapping's key, and back. */
 extern bool dw_old_key(DwCompiled *compiled, const DwKey *key, DwKey *old_key);
-/* The key on the source / the target side of the flow. */
+extern bool dw_key_of_old(DwCompiled *compiled, const DwKey *old_key, DwKey *key);
+/* Key of the mapping from a row of the new table. */
+extern void dw_key_of_new(DwCompiled *compiled, TupleTableSlot *new_row, DwKey *key);
+/* Key columns of a row; false when one is null. */
+extern bool dw_key_of_row(const DwKeyShape *shape, TupleTableSlot *row, DwKey *key);
+/* The mapping's key on the source / the target side of the flow; false as above. */
 extern bool dw_source_key(DwFlow *flow, const DwKey *key, DwKey *source_key);
 extern bool dw_target_key(DwFlow *flow, const DwKey *key, DwKey *target_key);
 

@@ -1,0 +1,134 @@
+/*
+ * apply.c: writing the target side of a mapping: which engine, as whom, and where its checks go.
+ */
+#include "postgres.h"
+
+#include "apply.h"
+#include "apply_heap.h"
+#include "apply_spi.h"
+#include "owner.h"
+
+#include "commands/trigger.h"
+#include "miscadmin.h"
+#include "nodes/parsenodes.h"
+#include "utils/memutils.h"
+#include "utils/snapmgr.h"
+
+DwTarget *
+dw_target_open(DwFlow *flow, bool wait)
+{
+	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext, "dualwrite target", ALLOCSET_DEFAULT_SIZES);
+	MemoryContext old = MemoryContextSwitchTo(context);
+	DwTarget   *target = palloc0(sizeof(DwTarget));
+	bool		foreign = flow->direction == DW_FORWARD && flow->compiled->new_is_foreign;
+
+	target->flow = flow;
+	target->wait = wait;
+	target->context = context;
+	target->row_context = AllocSetContextCreate(context, "dualwrite row", ALLOCSET_DEFAULT_SIZES);
+	target->row = MakeSingleTupleTableSlot(flow->target_desc, &TTSOpsVirtual);
+	target->old_row = MakeSingleTupleTableSlot(flow->target_desc, &TTSOpsVirtual);
+	target->engine = foreign ? &dw_statement_engine : &dw_direct_engine;
+	target->engine->open(target);
+	MemoryContextSwitchTo(old);
+	return target;
+}
+
+void
+dw_target_close(DwTarget *target)
+{
+	target->engine->close(target);
+	ExecDropSingleTupleTableSlot(target->row);
+	ExecDropSingleTupleTableSlot(target->old_row);
+	MemoryContextDelete(target->context);
+}
+
+/* Memory of the last row goes, its owner comes. */
+static MemoryContext
+begin_row(DwTarget *target, DwOwnerScope *scope)
+{
+	MemoryContextReset(target->row_context);
+	if (target->lookup != NULL)
+		ResetPerTupleExprContext(target->lookup->estate);
+	dw_owner_enter(scope, target->flow->target_owner, false);
+	return MemoryContextSwitchTo(target->row_context);
+}
+
+static void
+end_row(DwOwnerScope *scope, MemoryContext old)
+{
+	MemoryContextSwitchTo(old);
+	dw_owner_leave(scope);
+}
+
+DwApplied
+dw_target_put(DwTarget *target, TupleTableSlot *row)
+{
+	DwOwnerScope scope;
+	MemoryContext old = begin_row(target, &scope);
+	DwApplied	applied = target->engine->put(target, row);
+
+	end_row(&scope, old);
+	return applied;
+}
+
+DwApplied
+dw_target_remove(DwTarget *target, const DwKey *target_key)
+{
+	DwOwnerScope scope;
+	MemoryContext old = begin_row(target, &scope);
+	DwApplied	applied = target->engine->remove(target, target_key);
+
+	end_row(&scope, old);
+	return applied;
+}
+
+DwApplied
+dw_target_move(DwTarget *target, const DwKey *from, TupleTableSlot *row)
+{
+	DwOwnerScope scope;
+	MemoryContext old = begin_row(target, &scope);
+	DwApplied	applied = target->engine->move(target, from, row);
+
+	end_row(&scope, old);
+	return applied;
+}
+
+/* Valid until the next call for this target. */
+TupleTableSlot *
+dw_target_fetch(DwTarget *target, const DwKey *target_key, Snapshot snapshot)
+{
+	DwOwnerScope scope;
+	MemoryContext old = begin_row(target, &scope);
+	TupleTableSlot *row = target->engine->fetch(target, target_key, snapshot);
+
+	end_row(&scope, old);
+	return row;
+}
+
+void
+dw_write_begin(void)
+{
+	AfterTriggerBeginQuery();
+	if (MyBackendType == B_BG_WORKER)
+	{
+		/* a trigger deferred to the commit of a worker would run as superuser: let there be none */
+		ConstraintsSetStmt *immediate = makeNode(ConstraintsSetStmt);
+
+		immediate->constraints = NIL;
+		immediate->deferred = false;
+		AfterTriggerSetState(immediate);
+	}
+}
+
+void
+dw_write_end(Oid owner)
+{
+	DwOwnerScope scope;
+
+	PushActiveSnapshot(GetTransactionSnapshot());
+	dw_owner_enter(&scope, owner, false);
+	AfterTriggerEndQuery(NULL);
+	dw_owner_leave(&scope);
+	PopActiveSnapshot();
+}

@@ -1,0 +1,123 @@
+/*
+ * converge.c: bring one key to agreement, whatever the reason that it is not.
+ *
+ * The source row is locked first, so that nobody can mirror an older or newer state of it past us.  Without a source row
+ * there is nothing to lock, and an insert of that very key may be about to be mirrored: so the target row is locked, and
+ * then the source looked up once more, without waiting; whoever inserts it now must wait for us at the target row.
+ */
+#include "postgres.h"
+
+#include "converge.h"
+
+DwConverge *
+dw_converge_open(DwFlow *flow, bool wait)
+{
+	DwConverge *converge = palloc0(sizeof(DwConverge));
+
+	converge->flow = flow;
+	converge->source = flow->direction == DW_REVERSE && flow->compiled->new_is_foreign ? NULL :
+		dw_lookup_open(flow->source_key, RowShareLock);
+	converge->target = dw_target_open(flow, wait);
+	converge->target->quiet_unchanged = true;
+	return converge;
+}
+
+void
+dw_converge_close(DwConverge *converge)
+{
+	dw_target_close(converge->target);
+	if (converge->source != NULL)
+		dw_lookup_close(converge->source);
+}
+
+static DwConverged
+from_applied(DwApplied applied)
+{
+	switch (applied)
+	{
+		case DW_APPLIED_NOTHING:
+			return DW_CONVERGED_ALREADY;
+		case DW_APPLIED_BUSY:
+			return DW_CONVERGED_BUSY;
+		default:
+			return DW_CONVERGED_WROTE;
+	}
+}
+
+/* No source row: take the target row away, unless a source row is coming. */
+static DwConverged
+remove_orphan(DwConverge *converge, const DwKey *source_key, const DwKey *target_key)
+{
+	DwTarget   *target = converge->target;
+	DwLeaf	   *leaf;
+
+	if (target->lookup != NULL)
+	{
+		switch (dw_lookup_lock(target->lookup, target_key, target->wait, true, &leaf))
+		{
+			case DW_FIND_NONE:
+				return DW_CONVERGED_ALREADY;
+			case DW_FIND_BUSY:
+				return DW_CONVERGED_BUSY;
+			case DW_FIND_FOUND:
+				break;
+		}
+	}
+	if (source_key != NULL && converge->source != NULL &&
+		dw_lookup_newest(converge->source, source_key, false, true, &leaf) != DW_FIND_NONE)
+		return DW_CONVERGED_BUSY;
+	return from_applied(dw_target_remove(target, target_key));
+}
+
+/* The source row, locked, in target->row; false when it does not exist or is not this mapping's. */
+static DwFind
+read_source(DwConverge *converge, const DwKey *source_key, bool *in_mapping)
+{
+	DwLeaf	   *leaf;
+	DwFind		find = dw_lookup_lock(converge->source, source_key, converge->target->wait, false, &leaf);
+
+	if (find == DW_FIND_FOUND)
+		*in_mapping = dw_project(converge->flow, dw_leaf_row(converge->source, leaf), converge->target->row, NULL);
+	return find;
+}
+
+static DwConverged
+converge_pair(DwConverge *converge, const DwKey *source_key, const DwKey *target_key)
+{
+	bool		in_mapping = false;
+	DwFind		find;
+
+	if (source_key == NULL || converge->source == NULL)
+		return remove_orphan(converge, source_key, target_key);
+	find = read_source(converge, source_key, &in_mapping);
+	if (find == DW_FIND_BUSY)
+		return DW_CONVERGED_BUSY;
+	if (find == DW_FIND_NONE)
+		return remove_orphan(converge, source_key, target_key);
+	if (in_mapping)
+		return from_applied(dw_target_put(converge->target, converge->target->row));
+	return from_applied(dw_target_remove(converge->target, target_key));
+}
+
+DwConverged
+dw_converge(DwConverge *converge, const DwKey *key)
+{
+	DwFlow	   *flow = converge->flow;
+	DwKey		source_key;
+	DwKey		target_key;
+	bool		has_source = dw_source_key(flow, key, &source_key);
+
+	if (!dw_target_key(flow, key, &target_key))
+		return DW_CONVERGED_ALREADY;	/* the target's type cannot hold it: there is no such row */
+	return converge_pair(converge, has_source ? &source_key : NULL, &target_key);
+}
+
+DwConverged
+dw_converge_source(DwConverge *converge, const DwKey *source_key)
+{
+	DwKey		target_key;
+
+	if (!dw_key_across(converge->flow, source_key, &target_key))
+		return DW_CONVERGED_ALREADY;
+	return converge_pair(converge, source_key, &target_key);
+}

@@ -1,0 +1,381 @@
+/*
+ * lookup.c: rows by unique key, in a plain or partitioned table.
+ *
+ * "Newest" look-ups use a dirty snapshot, since a mirror must see what others are about to commit, and since the writer
+ * of a new row holds the old one, so that newest wins whatever the isolation level.  A dirty index scan can overlook a
+ * row that moves while it runs; whoever needs "none" to be exact asks for confirmation under an MVCC snapshot.
+ *
+ * Scans are kept open between look-ups.  The caller sees to it that the resource owner of dw_lookup_open is current in
+ * each call.
+ */
+#include "postgres.h"
+
+#include "lookup.h"
+
+#include "access/heapam.h"
+#include "access/stratnum.h"
+#include "access/table.h"
+#include "access/xact.h"
+#include "catalog/partition.h"
+#include "catalog/pg_class.h"
+#include "executor/executor.h"
+#include "miscadmin.h"
+#include "nodes/makefuncs.h"
+#include "storage/lmgr.h"
+#include "storage/predicate.h"
+#include "utils/lsyscache.h"
+#include "utils/memutils.h"
+#include "utils/rel.h"
+#include "utils/snapmgr.h"
+
+/* An executor state that knows the root table: constraint errors and trigger events ask it for permissions. */
+static EState *
+make_estate(Relation root, LOCKMODE lock)
+{
+	EState	   *estate = CreateExecutorState();
+	MemoryContext old = MemoryContextSwitchTo(estate->es_query_cxt);
+	RangeTblEntry *rte = makeNode(RangeTblEntry);
+
+	rte->rtekind = RTE_RELATION;
+	rte->relid = RelationGetRelid(root);
+	rte->relkind = root->rd_rel->relkind;
+	rte->rellockmode = lock;
+	dw_init_range_table(estate, rte);
+	MemoryContextSwitchTo(old);
+	return estate;
+}
+
+DwLookup *
+dw_lookup_open(const DwKeyShape *shape, LOCKMODE lock)
+{
+	DwLookup   *lookup = palloc0(sizeof(DwLookup));
+	ListCell   *lc;
+
+	lookup->shape = shape;
+	lookup->lock = lock;
+	lookup->context = CurrentMemoryContext;
+	lookup->root = table_open(shape->relid, lock);
+	lookup->partitioned = lookup->root->rd_rel->relkind == RELKIND_PARTITIONED_TABLE;
+	lookup->estate = make_estate(lookup->root, lock);
+	lookup->root_rri = makeNode(ResultRelInfo);
+	InitResultRelInfo(lookup->root_rri, lookup->root, 1, NULL, 0);
+	lookup->key_slot = MakeSingleTupleTableSlot(RelationGetDescr(lookup->root), &TTSOpsVirtual);
+	lookup->root_slot = MakeSingleTupleTableSlot(RelationGetDescr(lookup->root), &TTSOpsVirtual);
+	InitDirtySnapshot(lookup->dirty);
+	foreach(lc, dw_heaps_of(shape->relid, NoLock))
+		if (get_rel_relkind(lfirst_oid(lc)) != RELKIND_PARTITIONED_TABLE)
+			lookup->heaps = lappend_oid(lookup->heaps, lfirst_oid(lc));
+	return lookup;
+}
+
+static void
+close_leaf(DwLeaf *leaf)
+{
+	/* slots first: they hold pins, and references to the relation's descriptor */
+	ExecDropSingleTupleTableSlot(leaf->slot);
+	ExecDropSingleTupleTableSlot(leaf->write_slot);
+	if (leaf->scan != NULL)
+		index_endscan(leaf->scan);
+	if (leaf->writable)
+		ExecCloseIndices(leaf->rri);
+	index_close(leaf->index, NoLock);
+	table_close(leaf->rel, NoLock);
+}
+
+void
+dw_lookup_close(DwLookup *lookup)
+{
+	ListCell   *lc;
+
+	foreach(lc, lookup->leaves)
+		close_leaf(lfirst(lc));
+	lookup->leaves = NIL;
+	ExecResetTupleTable(lookup->estate->es_tupleTable, false);
+	FreeExecutorState(lookup->estate);
+	ExecDropSingleTupleTableSlot(lookup->key_slot);
+	ExecDropSingleTupleTableSlot(lookup->root_slot);
+	table_close(lookup->root, NoLock);
+}
+
+static AttrNumber
+leaf_column(DwLeaf *leaf, AttrNumber root_column)
+{
+	return leaf->to_root ? leaf->to_root->attnums[root_column - 1] : root_column;
+}
+
+/* Equality on every column of the index, in its order; the values come from the key's. */
+static void
+init_scankey(DwLookup *lookup, DwLeaf *leaf)
+{
+	Relation	index = leaf->index;
+
+	for (int i = 0; i < lookup->shape->ncolumns; i++)
+	{
+		AttrNumber	column = index->rd_index->indkey.values[i];
+		Oid			operator = get_opfamily_member(index->rd_opfamily[i], index->rd_opcintype[i],
+												   index->rd_opcintype[i], BTEqualStrategyNumber);
+
+		for (int k = 0; k < lookup->shape->ncolumns; k++)
+			if (leaf_column(leaf, lookup->shape->columns[k]) == column)
+				leaf->key_position[i] = k;
+		ScanKeyEntryInitialize(&leaf->scankey[i], 0, i + 1, BTEqualStrategyNumber, InvalidOid,
+							   index->rd_indcollation[i], get_opcode(operator), (Datum) 0);
+	}
+}
+
+DwLeaf *
+dw_lookup_leaf(DwLookup *lookup, Oid relid)
+{
+	MemoryContext old;
+	DwLeaf	   *leaf;
+	ListCell   *lc;
+	Oid			index;
+
+	foreach(lc, lookup->leaves)
+		if (((DwLeaf *) lfirst(lc))->relid == relid)
+			return lfirst(lc);
+
+	old = MemoryContextSwitchTo(lookup->context);
+	leaf = palloc0(sizeof(DwLeaf));
+	leaf->relid = relid;
+	leaf->rel = table_open(relid, lookup->lock);
+	index = lookup->partitioned ? index_get_partition(leaf->rel, lookup->shape->index) : lookup->shape->index;
+	if (!OidIsValid(index))
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("partition \"%s\" lacks an index that belongs to the key index of \"%s\"",
+						RelationGetRelationName(leaf->rel), RelationGetRelationName(lookup->root)),
+				 errhint("Create the index and attach it.")));
+	leaf->index = index_open(index, lookup->lock);
+	leaf->rri = makeNode(ResultRelInfo);
+	if (lookup->partitioned)
+	{
+		leaf->to_root = dw_attrmap_if_required(RelationGetDescr(leaf->rel), RelationGetDescr(lookup->root));
+		leaf->from_root = dw_attrmap_if_required(RelationGetDescr(lookup->root), RelationGetDescr(leaf->rel));
+		InitResultRelInfo(leaf->rri, leaf->rel, 0, lookup->root_rri, 0);
+	}
+	else
+		InitResultRelInfo(leaf->rri, leaf->rel, 1, NULL, 0);
+	leaf->slot = table_slot_create(leaf->rel, NULL);
+	leaf->write_slot = MakeSingleTupleTableSlot(RelationGetDescr(leaf->rel), &TTSOpsVirtual);
+	init_scankey(lookup, leaf);
+	lookup->leaves = lappend(lookup->leaves, leaf);
+	MemoryContextSwitchTo(old);
+	return leaf;
+}
+
+TupleTableSlot *
+dw_leaf_layout(DwLeaf *leaf, TupleTableSlot *root_row)
+{
+	if (leaf->from_root == NULL)
+		return root_row;
+	return execute_attr_map_slot(leaf->from_root, root_row, leaf->write_slot);
+}
+
+TupleTableSlot *
+dw_leaf_row(DwLookup *lookup, DwLeaf *leaf)
+{
+	if (leaf->to_root == NULL)
+		return leaf->slot;
+	return execute_attr_map_slot(leaf->to_root, leaf->slot, lookup->root_slot);
+}
+
+static bool
+leaf_takes(DwLookup *lookup, DwLeaf *leaf, TupleTableSlot *row)
+{
+	bool		result = ExecPartitionCheck(leaf->rri, dw_leaf_layout(leaf, row), lookup->estate, false);
+
+	ResetPerTupleExprContext(lookup->estate);
+	return result;
+}
+
+DwLeaf *
+dw_lookup_leaf_for(DwLookup *lookup, TupleTableSlot *row, bool must)
+{
+	ListCell   *lc;
+
+	if (!lookup->partitioned)
+		return dw_lookup_leaf(lookup, lookup->shape->relid);
+	if (lookup->last != NULL && leaf_takes(lookup, lookup->last, row))
+		return lookup->last;
+	foreach(lc, lookup->heaps)
+	{
+		DwLeaf	   *leaf = dw_lookup_leaf(lookup, lfirst_oid(lc));
+
+		if (leaf != lookup->last && leaf_takes(lookup, leaf, row))
+			return lookup->last = leaf;
+	}
+	if (must)
+		ereport(ERROR,
+				(errcode(ERRCODE_CHECK_VIOLATION),
+				 errmsg("no partition of relation \"%s\" found for row", RelationGetRelationName(lookup->root)),
+				 errhint("Create the partition, or a default one."),
+				 errtable(lookup->root)));
+	return NULL;
+}
+
+/* A row that has nothing but the key, to be routed. */
+static TupleTableSlot *
+key_row(DwLookup *lookup, const DwKey *key)
+{
+	TupleTableSlot *row = lookup->key_slot;
+
+	ExecClearTuple(row);
+	memset(row->tts_isnull, true, row->tts_tupleDescriptor->natts * sizeof(bool));
+	for (int i = 0; i < lookup->shape->ncolumns; i++)
+	{
+		row->tts_values[lookup->shape->columns[i] - 1] = key->values[i];
+		row->tts_isnull[lookup->shape->columns[i] - 1] = false;
+	}
+	return ExecStoreVirtualTuple(row);
+}
+
+/* First row of the leaf with the key under the snapshot, into leaf->slot. */
+static bool
+scan_leaf(DwLookup *lookup, DwLeaf *leaf, const DwKey *key, Snapshot snapshot)
+{
+	/* btgettuple allocates in the current context, and keeps what it allocated */
+	MemoryContext old = MemoryContextSwitchTo(lookup->context);
+	bool		found;
+
+	for (int i = 0; i < lookup->shape->ncolumns; i++)
+		leaf->scankey[i].sk_argument = key->values[leaf->key_position[i]];
+	if (leaf->scan == NULL)
+		leaf->scan = dw_index_beginscan(leaf->rel, leaf->index, snapshot, lookup->shape->ncolumns);
+	leaf->scan->xs_snapshot = snapshot;
+	index_rescan(leaf->scan, leaf->scankey, lookup->shape->ncolumns, NULL, 0);
+	found = index_getnext_slot(leaf->scan, ForwardScanDirection, leaf->slot);
+	MemoryContextSwitchTo(old);
+	return found;
+}
+
+/* Let go of the page that the scan rests on, before waiting or leaving. */
+static void
+rest_scan(DwLookup *lookup, DwLeaf *leaf)
+{
+	if (leaf->scan != NULL)
+		index_rescan(leaf->scan, leaf->scankey, lookup->shape->ncolumns, NULL, 0);
+}
+
+/* The row is in another transaction's hands: wait for it. */
+static void
+wait_for_other(DwLookup *lookup, DwLeaf *leaf)
+{
+	TransactionId other = TransactionIdIsValid(lookup->dirty.xmin) ? lookup->dirty.xmin : lookup->dirty.xmax;
+	uint32		token = TransactionIdIsValid(lookup->dirty.xmin) ? lookup->dirty.speculativeToken : 0;
+	ItemPointerData tid = leaf->slot->tts_tid;
+
+	ExecClearTuple(leaf->slot);
+	rest_scan(lookup, leaf);
+	if (token != 0)
+		SpeculativeInsertionWait(other, token);
+	else
+		XactLockTableWait(other, leaf->rel, &tid, XLTW_FetchUpdated);
+}
+
+static bool
+scan_confirmed(DwLookup *lookup, DwLeaf *leaf, const DwKey *key)
+{
+	Snapshot	snapshot;
+	bool		found;
+
+	/*
+	 * Reading under an MVCC snapshot leaves predicate locks behind in a serializable transaction, and with them
+	 * serialization failures that the application did not earn.
+	 */
+	if (IsolationIsSerializable())
+		return false;
+	snapshot = RegisterSnapshot(GetLatestSnapshot());
+	found = scan_leaf(lookup, leaf, key, snapshot);
+	leaf->scan->xs_snapshot = &lookup->dirty;
+	UnregisterSnapshot(snapshot);
+	ExecClearTuple(leaf->slot);
+	return found;
+}
+
+DwFind
+dw_lookup_newest(DwLookup *lookup, const DwKey *key, bool wait, bool confirm, DwLeaf **leaf_out)
+{
+	DwLeaf	   *leaf = dw_lookup_leaf_for(lookup, lookup->partitioned ? key_row(lookup, key) : NULL, false);
+
+	*leaf_out = leaf;
+	if (leaf == NULL)
+		return DW_FIND_NONE;
+	for (;;)
+	{
+		CHECK_FOR_INTERRUPTS();
+		if (!scan_leaf(lookup, leaf, key, &lookup->dirty))
+		{
+			if (confirm && scan_confirmed(lookup, leaf, key))
+				continue;
+			rest_scan(lookup, leaf);
+			return DW_FIND_NONE;
+		}
+		if (!TransactionIdIsValid(lookup->dirty.xmin) && !TransactionIdIsValid(lookup->dirty.xmax))
+		{
+			rest_scan(lookup, leaf);
+			return DW_FIND_FOUND;
+		}
+		if (!wait)
+		{
+			ExecClearTuple(leaf->slot);
+			rest_scan(lookup, leaf);
+			return DW_FIND_BUSY;
+		}
+		wait_for_other(lookup, leaf);
+	}
+}
+
+bool
+dw_lookup_visible(DwLookup *lookup, const DwKey *key, Snapshot snapshot, DwLeaf **leaf_out)
+{
+	DwLeaf	   *leaf = dw_lookup_leaf_for(lookup, lookup->partitioned ? key_row(lookup, key) : NULL, false);
+	bool		found;
+
+	*leaf_out = leaf;
+	if (leaf == NULL)
+		return false;
+	found = scan_leaf(lookup, leaf, key, snapshot);
+	leaf->scan->xs_snapshot = &lookup->dirty;
+	return found;
+}
+
+/* Was this version written by our own transaction?  Then we hold it already. */
+static bool
+is_own_version(TupleTableSlot *slot)
+{
+	bool		isnull;
+	Datum		xmin = slot_getsysattr(slot, MinTransactionIdAttributeNumber, &isnull);
+
+	return TransactionIdIsCurrentTransactionId(DatumGetTransactionId(xmin));
+}
+
+DwFind
+dw_lookup_lock(DwLookup *lookup, const DwKey *key, bool wait, bool strong, DwLeaf **leaf_out)
+{
+	for (;;)
+	{
+		DwFind		find = dw_lookup_newest(lookup, key, wait, true, leaf_out);
+		DwLeaf	   *leaf = *leaf_out;
+		ItemPointerData tid;
+		TM_FailureData failure;
+		TM_Result	result;
+
+		if (find != DW_FIND_FOUND || is_own_version(leaf->slot))
+			return find;
+		tid = leaf->slot->tts_tid;
+		PushActiveSnapshot(GetLatestSnapshot());
+		result = table_tuple_lock(leaf->rel, &tid, GetActiveSnapshot(), leaf->slot, GetCurrentCommandId(false),
+								  strong ? LockTupleExclusive : LockTupleNoKeyExclusive,
+								  wait ? LockWaitBlock : LockWaitSkip, 0, &failure);
+		PopActiveSnapshot();
+		if (result == TM_Ok)
+			return DW_FIND_FOUND;
+		if (result == TM_WouldBlock)
+		{
+			ExecClearTuple(leaf->slot);
+			return DW_FIND_BUSY;
+		}
+		/* TM_Updated, TM_Deleted and the like: somebody was faster; look again */
+	}
+}
