@@ -64,12 +64,11 @@ typedef struct DwWorkerSlot
 	Oid			database;
 	int32		migration_id;
 	uint32		generation;		/* a process that was started for an earlier use of the slot must not take it */
-	TimestampTz due;
+	TimestampTz due;			/* while it runs: when it wants to be started again after it exits; 0 = not said */
 	TimestampTz changed_at;		/* state: last change */
 	int			failures;		/* in a row */
 	bool		no_room;		/* could not be started: max_worker_processes */
 	bool		look;			/* look for further migrations of this database */
-	bool		finished;		/* ends because nothing is left to do */
 	int			pid;
 	PGPROC	   *proc;			/* for its latch */
 	DwRole		role;

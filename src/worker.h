@@ -14,6 +14,12 @@ extern void dw_worker_wake(void);
 /* Is a worker for this migration running? */
 extern bool dw_worker_running(int32 migration_id);
 
+/*
+ * In a transaction: can the lock be had, until its end, that connecting to this database takes?  No, while the database
+ * is being dropped, renamed or copied.
+ */
+extern bool dw_database_lockable(Oid database);
+extern PGDLLEXPORT void dw_worker_main(Datum arg);
 extern void dw_worker_init(void);	/* from _PG_init */
 
 #endif							/* DW_WORKER_H */

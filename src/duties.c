@@ -1,0 +1,395 @@
+/*
+ * duties.c: what a worker does for its migration.
+ *
+ * It takes its duties in turn; each step of one is a transaction of its own, which locks the migration's row first, so
+ * that a phase change and a step never overlap.
+ *
+ * It must not retry at once what has just failed, and one duty that fails must not stop the others.
+ */
+#include "postgres.h"
+
+#include "duties.h"
+
+#include "backfill.h"
+#include "queue.h"
+#include "reconcile.h"
+#include "settings.h"
+#include "slots.h"
+#include "sql.h"
+
+#include "access/xact.h"
+#include "catalog/namespace.h"
+#include "catalog/pg_type.h"
+#include "miscadmin.h"
+#include "pgstat.h"
+#include "utils/guc.h"
+#include "utils/memutils.h"
+#include "utils/snapmgr.h"
+#include "utils/timestamp.h"
+
+/* A duty with more to do gives way to the others after this. */
+#define SLICE_MS			200
+/* Idle: look for what nobody has announced, such as a key queued by a prepared transaction. */
+#define POLL_MS				30000
+#define HOUSEKEEPING_MS		3600000
+/* Work that must not be done now, where the duty does not say when. */
+#define HOLD_BACK_MS		1000
+#define MAX_BACKOFF_MS		60000
+
+typedef struct DwDuty
+{
+	DwRole		role;
+	const char *name;
+	DwPhase		first;			/* phases in which there is such work */
+	DwPhase		last;
+	bool		lock;			/* the phase must hold until the commit */
+	int			poll_ms;
+	DwStep		(*step) (const DwMigration *migration, TimestampTz *next_due);
+} DwDuty;
+
+/* Per duty: when it is due, how it stands. */
+typedef struct DwDutyState
+{
+	TimestampTz due;
+	bool		holding_back;	/* by the duty's own wish, or after an error: being woken does not change it */
+	int			failures;		/* in a row */
+	DwActivity	activity;
+} DwDutyState;
+
+static DwStep backfill_duty(const DwMigration *migration, TimestampTz *next_due);
+static DwStep housekeeping_duty(const DwMigration *migration, TimestampTz *next_due);
+
+static const DwDuty duties[] = {
+	{DW_ROLE_QUEUE, "queue", DW_PHASE_SHADOW, DW_PHASE_CUTOVER, true, POLL_MS, dw_queue_step},
+	{DW_ROLE_BACKFILL, "backfill", DW_PHASE_BACKFILL, DW_PHASE_BACKFILL, true, POLL_MS, backfill_duty},
+	{DW_ROLE_RECONCILE, "reconcile", DW_PHASE_VERIFY, DW_PHASE_CUTOVER, true, POLL_MS, dw_reconcile_step},
+	{DW_ROLE_NONE, "housekeeping", DW_PHASE_SHADOW, DW_PHASE_CUTOVER, false, HOUSEKEEPING_MS, housekeeping_duty},
+};
+
+static DwDutyState states[lengthof(duties)];
+static MemoryContext step_context = NULL;	/* reset before each step */
+
+static TimestampTz
+in_ms(long ms)
+{
+	return TimestampTzPlusMilliseconds(GetCurrentTimestamp(), ms);
+}
+
+void
+dw_turn_begin(void)
+{
+	if (step_context == NULL)
+		step_context = AllocSetContextCreate(TopMemoryContext, "dualwrite worker step", ALLOCSET_DEFAULT_SIZES);
+	MemoryContextReset(step_context);
+	StartTransactionCommand();
+	PushActiveSnapshot(GetTransactionSnapshot());
+	MemoryContextSwitchTo(step_context);
+}
+
+void
+dw_turn_end(void)
+{
+	if (ActiveSnapshotSet())
+		PopActiveSnapshot();
+	CommitTransactionCommand();
+	MemoryContextSwitchTo(step_context);
+	pgstat_report_stat(false);
+}
+
+bool
+dw_extension_exists(void)
+{
+	return OidIsValid(get_namespace_oid("_dualwrite", true));
+}
+
+/* Adapts the backfill's pause between batches to what the other duties say. */
+static DwStep
+backfill_duty(const DwMigration *migration, TimestampTz *next_due)
+{
+	long		delay_ms = 0;
+	DwStep		step = dw_backfill_step(migration, &delay_ms);
+
+	if (delay_ms > 0)
+		*next_due = in_ms(delay_ms);
+	return step;
+}
+
+/*
+ * Old entries of the audit: this migration's, and those of migrations that are no more, by the server-wide setting.  Some
+ * at a time: the next hour is early enough for the rest.
+ */
+static DwStep
+housekeeping_duty(const DwMigration *migration, TimestampTz *next_due)
+{
+	int64		own_ms = dw_setting_int(migration->id, "events_retention");
+	int64		server_ms = dw_setting_int(0, "events_retention");
+	TimestampTz now = GetCurrentTimestamp();
+	DwSql		sql;
+
+	(void) next_due;
+	dw_sql_begin(&sql);
+	(void) dw_sql("DELETE FROM _dualwrite.event WHERE id OPERATOR(pg_catalog.=) ANY (ARRAY("
+				  "SELECT e.id FROM _dualwrite.event e WHERE "
+				  "(e.migration OPERATOR(pg_catalog.=) $1 AND e.occurred_at OPERATOR(pg_catalog.<) $2) OR "
+				  "(e.occurred_at OPERATOR(pg_catalog.<) $3 AND NOT EXISTS "
+				  "(SELECT FROM _dualwrite.migration m WHERE m.name OPERATOR(pg_catalog.=) e.migration)) "
+				  "ORDER BY e.id LIMIT 10000))",
+				  3, (DwArg[]) {DW_TEXT(migration->name),
+								DW_TIME(own_ms > 0 ? now - own_ms * 1000 : DT_NOBEGIN),
+								DW_TIME(server_ms > 0 ? now - server_ms * 1000 : DT_NOBEGIN)});
+	dw_sql_end(&sql);
+	return DW_STEP_IDLE;
+}
+
+/* Note when a duty is due again after a step; next_due is 0 or DT_NOEND where the step did not say. */
+static void
+note_step(const DwDuty *duty, DwDutyState *state, DwStep step, TimestampTz next_due)
+{
+	bool		said = next_due != 0 && next_due != DT_NOEND;
+
+	switch (step)
+	{
+		case DW_STEP_WORKED:
+			state->due = said ? next_due : 0;
+			state->holding_back = said;
+			state->activity = DW_ACTIVITY_RUNNING;
+			break;
+		case DW_STEP_WAIT:
+			state->due = said ? next_due : in_ms(HOLD_BACK_MS);
+			state->holding_back = true;
+			state->activity = DW_ACTIVITY_THROTTLED;
+			break;
+		case DW_STEP_IDLE:
+		case DW_STEP_DONE:
+			state->due = in_ms(duty->poll_ms);
+			if (said && next_due < state->due)
+				state->due = next_due;
+			state->holding_back = false;
+			state->activity = DW_ACTIVITY_WAITING;
+			break;
+	}
+}
+
+/* pg_stat_activity shows whose worker this is. */
+static void
+show_name(const char *migration)
+{
+	char	   *name = psprintf("dualwrite: %s", migration);
+
+	if (application_name == NULL || strncmp(application_name, name, NAMEDATALEN - 1) != 0)
+		SetConfigOption("application_name", name, PGC_USERSET, PGC_S_OVERRIDE);
+	pfree(name);
+}
+
+/* Of this migration, has anybody something to do, and this duty in particular? */
+static DwTurn
+judge(const DwMigration *migration, const DwDuty *duty, bool *wanted)
+{
+	*wanted = false;
+	if (migration == NULL || migration->phase == DW_PHASE_DEFINED || migration->phase == DW_PHASE_COMPLETE)
+		return DW_TURN_FINISHED;
+	show_name(migration->name);
+	if (migration->paused || migration->restored)
+		return DW_TURN_PAUSED;
+	*wanted = migration->phase >= duty->first && migration->phase <= duty->last;
+	return DW_TURN_GOES_ON;
+}
+
+/*
+ * One step of a duty in a transaction.  The row is looked at before it is locked, so that a worker with nothing to do writes
+ * nothing.
+ */
+static DwTurn
+do_step(int32 migration_id, const DwDuty *duty, DwDutyState *state)
+{
+	DwMigration *migration = NULL;
+	DwTurn		turn;
+	DwStep		step = DW_STEP_IDLE;
+	TimestampTz next_due = 0;
+	bool		wanted;
+
+	dw_turn_begin();
+	if (dw_extension_exists())
+		migration = dw_migration_by_id(migration_id, false);
+	turn = judge(migration, duty, &wanted);
+	if (wanted && duty->lock)
+	{
+		migration = dw_migration_by_id(migration_id, true);
+		turn = judge(migration, duty, &wanted);
+	}
+	if (wanted)
+		step = duty->step(migration, &next_due);
+	dw_turn_end();
+	note_step(duty, state, step, next_due);
+	return turn;
+}
+
+/* Keep the error of a duty where the view shows it, or (NULL) remove it. */
+static void
+record_error(int32 migration_id, const DwDuty *duty, const char *message)
+{
+	DwSql		sql;
+
+	dw_turn_begin();
+	if (dw_extension_exists())
+	{
+		dw_sql_begin(&sql);
+		if (message == NULL)
+			(void) dw_sql("DELETE FROM _dualwrite.worker "
+						  "WHERE migration_id OPERATOR(pg_catalog.=) $1 AND role OPERATOR(pg_catalog.=) $2",
+						  2, (DwArg[]) {DW_INT4(migration_id), DW_TEXT(duty->name)});
+		else
+			(void) dw_sql("INSERT INTO _dualwrite.worker (migration_id, role, pid, state, last_error, last_error_at) "
+						  "SELECT m.id, $2, $3, 'failing', $4, pg_catalog.clock_timestamp() "
+						  "FROM _dualwrite.migration m WHERE m.id OPERATOR(pg_catalog.=) $1 "
+						  "ON CONFLICT (migration_id, role) DO UPDATE SET pid = excluded.pid, state = excluded.state, "
+						  "last_error = excluded.last_error, last_error_at = excluded.last_error_at",
+						  4, (DwArg[]) {DW_INT4(migration_id), DW_TEXT(duty->name), DW_INT4(MyProcPid), DW_TEXT(message)});
+		dw_sql_end(&sql);
+	}
+	dw_turn_end();
+}
+
+/* End the transaction that has failed.  Returns the error, to be freed by the caller. */
+static ErrorData *
+clean_up(bool (*silent) (int sqlstate))
+{
+	ErrorData  *error;
+
+	MemoryContextSwitchTo(TopMemoryContext);
+	error = CopyErrorData();
+	HOLD_INTERRUPTS();
+	if (!silent(error->sqlerrcode))
+		EmitErrorReport();
+	AbortCurrentTransaction();
+	FlushErrorState();
+	RESUME_INTERRUPTS();
+	MemoryContextSwitchTo(step_context);
+	return error;
+}
+
+/* Others were in the way: nothing is wrong, and nobody need read of it. */
+static bool
+is_contention(int sqlstate)
+{
+	return sqlstate == ERRCODE_LOCK_NOT_AVAILABLE || sqlstate == ERRCODE_T_R_DEADLOCK_DETECTED ||
+		sqlstate == ERRCODE_T_R_SERIALIZATION_FAILURE;
+}
+
+/* record_error where it must not fail. */
+static void
+try_record_error(int32 migration_id, const DwDuty *duty, const char *message)
+{
+	PG_TRY();
+	{
+		record_error(migration_id, duty, message);
+	}
+	PG_CATCH();
+	{
+		FreeErrorData(clean_up(is_contention));
+	}
+	PG_END_TRY();
+}
+
+/* After an error of a duty: end the transaction, tell, and put the duty off. */
+static void
+handle_error(int32 migration_id, const DwDuty *duty, DwDutyState *state)
+{
+	ErrorData  *error = clean_up(is_contention);
+	bool		contention = is_contention(error->sqlerrcode);
+
+	state->holding_back = true;
+	if (contention)
+	{
+		state->activity = DW_ACTIVITY_THROTTLED;
+		state->due = in_ms(HOLD_BACK_MS);
+	}
+	else
+	{
+		state->activity = DW_ACTIVITY_BACKING_OFF;
+		state->due = in_ms(Min(1000L << Min(state->failures, 6), MAX_BACKOFF_MS));
+		state->failures++;
+		try_record_error(migration_id, duty, error->message);
+	}
+	FreeErrorData(error);
+}
+
+/* A duty for as long as it has work, but not so long that the others starve. */
+static DwTurn
+do_slice(int32 migration_id, const DwDuty *duty, DwDutyState *state)
+{
+	TimestampTz end = in_ms(SLICE_MS);
+	volatile DwTurn turn = DW_TURN_GOES_ON;
+
+	do
+	{
+		CHECK_FOR_INTERRUPTS();
+		PG_TRY();
+		{
+			turn = do_step(migration_id, duty, state);
+			if (state->failures > 0 && turn == DW_TURN_GOES_ON)
+			{
+				record_error(migration_id, duty, NULL);
+				state->failures = 0;
+			}
+		}
+		PG_CATCH();
+		{
+			handle_error(migration_id, duty, state);
+		}
+		PG_END_TRY();
+	} while (turn == DW_TURN_GOES_ON && state->due == 0 && GetCurrentTimestamp() < end);
+	return turn;
+}
+
+/*
+ * One process has one role and activity to show: the last duty of the table that does anything but wait for work, as
+ * the earlier ones come and go in between.
+ */
+static void
+show_duties(DwShared *shared, DwTurn turn)
+{
+	static DwRole shown_role = DW_ROLE_NONE;
+	static DwActivity shown = DW_ACTIVITY_STARTING;
+	DwRole		role = turn == DW_TURN_PAUSED ? DW_ROLE_NONE : duties[0].role;
+	DwActivity	activity = turn == DW_TURN_PAUSED ? DW_ACTIVITY_PAUSED : states[0].activity;
+
+	for (int i = 1; i < (int) lengthof(duties) && turn != DW_TURN_PAUSED; i++)
+		if (states[i].activity != DW_ACTIVITY_WAITING)
+		{
+			role = duties[i].role;
+			activity = states[i].activity;
+		}
+	if (role == shown_role && activity == shown)
+		return;
+	shown_role = role;
+	shown = activity;
+	dw_slot_show(shared, role, activity);
+	pgstat_report_activity(activity == DW_ACTIVITY_RUNNING ? STATE_RUNNING : STATE_IDLE, dw_role_name(role));
+}
+
+DwTurn
+dw_duties_turn(DwShared *shared, int32 migration_id, TimestampTz *next)
+{
+	DwTurn		turn = DW_TURN_GOES_ON;
+
+	for (int i = 0; i < (int) lengthof(duties) && turn == DW_TURN_GOES_ON; i++)
+		if (states[i].due <= GetCurrentTimestamp())
+			turn = do_slice(migration_id, &duties[i], &states[i]);
+	*next = DT_NOEND;
+	for (int i = 0; i < (int) lengthof(duties); i++)
+		*next = Min(*next, states[i].due);
+	if (turn == DW_TURN_PAUSED)
+		*next = in_ms(POLL_MS);
+	if (turn != DW_TURN_FINISHED)
+		show_duties(shared, turn);
+	return turn;
+}
+
+void
+dw_duties_wake(void)
+{
+	for (int i = 0; i < (int) lengthof(duties); i++)
+		if (!states[i].holding_back)
+			states[i].due = 0;
+}
