@@ -1,0 +1,209 @@
+/*
+ * repair.c: keys that differ, brought to agreement from the truth.
+ *
+ * Keys are done in groups, a subtransaction each; where a key of a group cannot be done now, the group is undone and
+ * split, down to the one key, so that a few busy keys cost little and a million free ones do not make a million
+ * subtransactions.  What is overwritten is in drift before the transaction ends.
+ *
+ * Never done: writing over a key with a queue entry of the other direction, which holds a write that was accepted.  It is
+ * looked for after the rows are locked, when nobody can add one any more.
+ */
+#include "postgres.h"
+
+#include "repair.h"
+#include "absorb.h"
+#include "converge.h"
+#include "drift.h"
+#include "reconcile.h"
+#include "sql.h"
+
+#include "catalog/pg_type.h"
+#include "miscadmin.h"
+#include "utils/builtins.h"
+#include "utils/memutils.h"
+
+static bool
+queued_against_truth(DwFlow *flow, Jsonb *key)
+{
+	DwSql		sql;
+	bool		found;
+
+	dw_sql_begin(&sql);
+	found = dw_sql("SELECT FROM _dualwrite.queue WHERE mapping_id = $1 AND key = $2 AND direction = $3 LIMIT 1",
+				   3, (DwArg[]) {DW_INT4(flow->compiled->mapping_id), DW_JSONB(key),
+				   DW_TEXT(flow->direction == DW_FORWARD ? "reverse" : "forward")}) > 0;
+	dw_sql_end(&sql);
+	return found;
+}
+
+static DwConverged
+converge_key(DwFlow *flow, const DwKey *key)
+{
+	DwConverge *converge;
+	DwConverged result;
+
+	dw_write_begin();
+	converge = dw_converge_open(flow, false);
+	result = dw_converge(converge, key);
+	dw_converge_close(converge);
+	dw_write_end(flow->target_owner);
+	return result;
+}
+
+/* Undo the group: this key cannot be done now.  SQLSTATE 55P03 tells it from errors of the key. */
+static void
+give_up(const char *why)
+{
+	ereport(ERROR, (errcode(ERRCODE_LOCK_NOT_AVAILABLE), errmsg_internal("%s", why)));
+}
+
+/* true: it was, or would be, written. */
+static bool
+repair_one(DwRepair *repair, DwCompare *compare, Jsonb *json)
+{
+	DwCompiled *compiled = dw_compare_compiled(compare);
+	DwFlow	   *flow = &compiled->flow[DW_TRUTH_DIRECTION(repair->migration->phase)];
+	DwDifference *found;
+	DwConverged converged = DW_CONVERGED_WROTE;
+	DwKey		key;
+
+	dw_compare_refresh(compare);
+	dw_key_from_jsonb(compiled, json, &key);
+	found = dw_compare_key(compare, &key, true);
+	if (found == NULL)
+	{
+		if (!repair->dry_run)
+			dw_drift_gone(compiled->mapping_id, list_make1(json));
+		return false;
+	}
+	if (!repair->dry_run)
+		converged = converge_key(flow, &key);
+	if (converged == DW_CONVERGED_BUSY)
+		give_up("it is being written by another session");
+	if (queued_against_truth(flow, found->key))
+		give_up("the direction that repair would overwrite is queued for it");
+	if (converged == DW_CONVERGED_ALREADY)
+		return false;
+	if (!repair->dry_run)
+		dw_drift_repaired(compiled, found);
+	return true;
+}
+
+typedef struct GroupWork
+{
+	DwRepair   *repair;
+	List	   *keys;
+	int			from;
+	int			count;
+	int64		done;			/* result */
+} GroupWork;
+
+static void
+work_group(void *arg)
+{
+	GroupWork  *work = arg;
+	DwCompare  *compare = dw_compare_open(work->repair->mapping_id);
+
+	work->done = 0;
+	if (compare == NULL)
+		return;
+	for (int i = work->from; i < work->from + work->count; i++)
+	{
+		CHECK_FOR_INTERRUPTS();
+		work->done += repair_one(work->repair, compare, list_nth(work->keys, i));
+	}
+	dw_compare_close(compare);
+}
+
+static bool
+is_busy(int sqlstate)
+{
+	return sqlstate == ERRCODE_LOCK_NOT_AVAILABLE;
+}
+
+static bool
+is_busy_or_of_row(int sqlstate)
+{
+	return is_busy(sqlstate) || dw_error_is_of_row(sqlstate);
+}
+
+/* A key that stays as it is: tell why. */
+static void
+report_key(DwRepair *repair, Jsonb *key, const DwError *error)
+{
+	char	   *text = JsonbToCString(NULL, &key->root, VARSIZE(key));
+
+	if (is_busy(error->sqlstate))
+	{
+		ereport(repair->skip_level,
+				(errmsg("key %s was not repaired: %s", text, error->message),
+				 errhint("Call dualwrite.repair again later.")));
+		return;
+	}
+	if (!repair->dry_run)
+		dw_drift_failed(repair->mapping_id, key, error->message);
+	ereport(WARNING,
+			(errcode(error->sqlstate),
+			 errmsg("key %s was not repaired: %s", text, error->message),
+			 errhint("Change the row, or the mapping with dualwrite.alter_mapping, then call dualwrite.repair again.")));
+}
+
+static void
+repair_range(DwRepair *repair, List *keys, int from, int count)
+{
+	GroupWork	work = {.repair = repair, .keys = keys, .from = from, .count = count};
+	DwError		error;
+
+	if (dw_try(work_group, &work, false, repair->raise ? is_busy : is_busy_or_of_row, &error))
+		repair->repaired += work.done;
+	else if (count == 1)
+		report_key(repair, list_nth(keys, from), &error);
+	else
+	{
+		repair_range(repair, keys, from, count / 2);
+		repair_range(repair, keys, from + count / 2, count - count / 2);
+	}
+}
+
+void
+dw_repair_keys(DwRepair *repair, List *keys)
+{
+	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext, "dualwrite repair", ALLOCSET_DEFAULT_SIZES);
+	MemoryContext old = MemoryContextSwitchTo(context);
+
+	if (keys != NIL)
+		repair_range(repair, keys, 0, list_length(keys));
+	MemoryContextSwitchTo(old);
+	MemoryContextDelete(context);
+}
+
+void
+dw_repair_check_allowed(const DwMigration *migration)
+{
+	if (migration->phase < DW_PHASE_SHADOW || migration->phase > DW_PHASE_CUTOVER)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("migration \"%s\" is in phase \"%s\": there is nothing to repair",
+						migration->name, dw_phase_name(migration->phase)),
+				 errhint("Both sides are kept in agreement from shadow to cutover only.")));
+	if (migration->repair_suspended)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("repair of migration \"%s\" is suspended since its rollback", migration->name),
+				 errdetail("The truth has changed; the side that repair would overwrite may be the only good copy."),
+				 errhint("Inspect dualwrite.drift, then call dualwrite.resume(%s).", quote_literal_cstr(migration->name))));
+}
+
+bool
+dw_repair_key(const DwMigration *migration, DwCompiled *compiled, const DwKey *key, bool dry_run)
+{
+	DwRepair	repair = {
+		.migration = migration, .mapping_id = compiled->mapping_id, .dry_run = dry_run, .raise = true, .skip_level = NOTICE
+	};
+
+	dw_repair_check_allowed(migration);
+	if (!dry_run)
+		dw_drift_lock(compiled->mapping_id, true);
+	dw_repair_keys(&repair, list_make1(dw_key_to_jsonb(compiled, key)));
+	return repair.repaired > 0;
+}

@@ -1,0 +1,477 @@
+/*
+ * walk.c: the rows of one side of a mapping in key order, from where an earlier transaction stopped.
+ *
+ * A table is walked leaf by leaf, leaves by OID, each by its own index of the key; a foreign table by SELECTs on it.  The
+ * position is kept as text, because it must outlive a restart of the server.  To go on behind (a, b, c) takes three
+ * scans, one after the other: (= a, = b, > c), (= a, > b), (> a).  Each is an ordinary range of the index, whatever mix of
+ * ascending and descending columns it has, which one row comparison could not express.
+ *
+ * Nothing here locks a row or writes anything.
+ */
+#include "postgres.h"
+
+#include "walk.h"
+#include "owner.h"
+
+#include "access/nbtree.h"
+#include "access/relscan.h"
+#include "catalog/pg_class.h"
+#include "catalog/pg_namespace.h"
+#include "catalog/pg_operator.h"
+#include "common/hashfn.h"
+#include "executor/spi.h"
+#include "utils/builtins.h"
+#include "utils/datum.h"
+#include "utils/fmgrprotos.h"
+#include "utils/guc.h"
+#include "utils/json.h"
+#include "utils/lsyscache.h"
+#include "utils/memutils.h"
+#include "utils/syscache.h"
+#include "utils/typcache.h"
+
+/* Rows that one SELECT on a foreign table asks for. */
+#define DW_FOREIGN_FETCH 5000
+
+struct DwWalk
+{
+	const DwKeyShape *shape;
+	TupleDesc	desc;			/* of the table */
+	Oid			owner;
+	Snapshot	snapshot;
+	List	   *heaps;			/* still to be walked, the current one first */
+	bool		resumed;		/* the current heap is entered behind start */
+	int			depth;			/* column of the current scan that is a range; -1: the last or only scan */
+	Datum		start[INDEX_MAX_KEYS];
+	int			ncolumns;		/* of the key, in the order walked */
+	AttrNumber	columns[INDEX_MAX_KEYS];	/* in the layout of row */
+	TupleTableSlot *row;		/* last row in the layout of the leaf */
+	MemoryContext context;
+
+	/* heap tables */
+	DwLookup   *lookup;
+	DwLeaf	   *leaf;
+	IndexScanDesc scan;			/* NULL: none under way */
+
+	/* foreign tables */
+	bool		foreign;
+	SPITupleTable *fetched;		/* NULL: none under way */
+	uint64		next;			/* row of it to return next */
+};
+
+static int
+enter_text_settings(void)
+{
+	int			nest = NewGUCNestLevel();
+
+	(void) set_config_option("DateStyle", "ISO, YMD", PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
+	(void) set_config_option("IntervalStyle", "postgres", PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
+	(void) set_config_option("extra_float_digits", "1", PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
+	(void) set_config_option("lc_monetary", "C", PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
+	return nest;
+}
+
+/* Type of a key column, whose text form is kept: domains as what they are over, so that no check of theirs runs. */
+static Oid
+column_type(DwWalk *walk, int i)
+{
+	return getBaseType(TupleDescAttr(walk->row->tts_tupleDescriptor, walk->columns[i] - 1)->atttypid);
+}
+
+/* last_key, an array of texts, to walk->start.  false: it has another number of columns, the index is another one. */
+static bool
+read_position(DwWalk *walk, Jsonb *last_key)
+{
+	DwOwnerScope scope;
+	int			nest;
+
+	if (!JB_ROOT_IS_ARRAY(last_key) || (int) JB_ROOT_COUNT(last_key) != walk->ncolumns)
+		return false;
+	dw_owner_enter(&scope, walk->owner, true);
+	nest = enter_text_settings();
+	for (int i = 0; i < walk->ncolumns; i++)
+	{
+		JsonbValue *value = getIthJsonbValueFromContainer(&last_key->root, i);
+		Oid			input;
+		Oid			io_parameter;
+
+		getTypeInputInfo(column_type(walk, i), &input, &io_parameter);
+		walk->start[i] = OidInputFunctionCall(input, pnstrdup(value->val.string.val, value->val.string.len),
+											  io_parameter, -1);
+	}
+	AtEOXact_GUC(false, nest);
+	dw_owner_leave(&scope);
+	return true;
+}
+
+void
+dw_walk_position(DwWalk *walk, Oid *heap, Jsonb **last_key)
+{
+	DwOwnerScope scope;
+	StringInfoData json;
+	int			nest;
+
+	initStringInfo(&json);
+	dw_owner_enter(&scope, walk->owner, true);
+	nest = enter_text_settings();
+	for (int i = 0; i < walk->ncolumns; i++)
+	{
+		Oid			output;
+		bool		is_varlena;
+		bool		isnull;
+		Datum		value = slot_getattr(walk->row, walk->columns[i], &isnull);
+
+		getTypeOutputInfo(column_type(walk, i), &output, &is_varlena);
+		appendStringInfoString(&json, i == 0 ? "[" : ", ");
+		escape_json(&json, OidOutputFunctionCall(output, value));
+	}
+	appendStringInfoChar(&json, ']');
+	AtEOXact_GUC(false, nest);
+	dw_owner_leave(&scope);
+	*heap = walk->foreign ? walk->shape->relid : walk->leaf->relid;
+	*last_key = DatumGetJsonbP(DirectFunctionCall1(jsonb_in, CStringGetDatum(json.data)));
+}
+
+uint32
+dw_walk_hash(DwWalk *walk)
+{
+	uint32		hash = 0;
+
+	for (int i = 0; i < walk->ncolumns; i++)
+	{
+		Form_pg_attribute att = TupleDescAttr(walk->row->tts_tupleDescriptor, walk->columns[i] - 1);
+		bool		isnull;
+		Datum		value = slot_getattr(walk->row, walk->columns[i], &isnull);
+
+		hash = hash_combine(hash, datum_image_hash(value, att->attbyval, att->attlen));
+	}
+	return hash;
+}
+
+/* Heap tables */
+
+/* One condition on column i of the index: equal to the start, or behind it in the order of the index. */
+static void
+init_scankey(DwWalk *walk, int i, bool behind, ScanKey key)
+{
+	Relation	index = walk->leaf->index;
+	Oid			type = index->rd_opcintype[i];
+	StrategyNumber strategy = BTEqualStrategyNumber;
+	Oid			operator;
+
+	if (behind)
+		strategy = (index->rd_indoption[i] & INDOPTION_DESC) ? BTLessStrategyNumber : BTGreaterStrategyNumber;
+	operator = get_opfamily_member(index->rd_opfamily[i], type, type, strategy);
+	if (!OidIsValid(operator))
+		elog(ERROR, "missing operator %d(%u,%u) in opfamily %u", strategy, type, type, index->rd_opfamily[i]);
+	ScanKeyEntryInitialize(key, 0, i + 1, strategy, type, index->rd_indcollation[i], get_opcode(operator),
+						   walk->start[i]);
+}
+
+static void
+begin_index_scan(DwWalk *walk)
+{
+	ScanKeyData keys[INDEX_MAX_KEYS];
+	int			nkeys = walk->depth + 1;
+
+	for (int i = 0; i < nkeys; i++)
+		init_scankey(walk, i, i == walk->depth, &keys[i]);
+	walk->scan = dw_index_beginscan(walk->leaf->rel, walk->leaf->index, walk->snapshot, nkeys);
+	index_rescan(walk->scan, keys, nkeys, NULL, 0);
+}
+
+static void
+end_index_scan(DwWalk *walk)
+{
+	/* the slot may hold a pin that the scan shares */
+	ExecClearTuple(walk->row);
+	index_endscan(walk->scan);
+	walk->scan = NULL;
+}
+
+/* Make the first of walk->heaps current, behind last_key if that is not NULL. */
+static void
+enter_leaf(DwWalk *walk, Jsonb *last_key)
+{
+	Relation	index;
+
+	walk->leaf = dw_lookup_leaf(walk->lookup, linitial_oid(walk->heaps));
+	walk->row = walk->leaf->slot;
+	index = walk->leaf->index;
+	walk->ncolumns = IndexRelationGetNumberOfKeyAttributes(index);
+	for (int i = 0; i < walk->ncolumns; i++)
+		walk->columns[i] = index->rd_index->indkey.values[i];
+	walk->resumed = last_key != NULL && read_position(walk, last_key);
+	walk->depth = walk->resumed ? walk->ncolumns - 1 : -1;
+	begin_index_scan(walk);
+}
+
+/* The scan is through: the next one of this leaf, or the next leaf.  false: that was all. */
+static bool
+next_index_scan(DwWalk *walk)
+{
+	end_index_scan(walk);
+	if (walk->resumed && walk->depth > 0)
+	{
+		walk->depth--;
+		begin_index_scan(walk);
+		return true;
+	}
+	walk->heaps = list_delete_first(walk->heaps);
+	if (walk->heaps == NIL)
+		return false;
+	enter_leaf(walk, NULL);
+	return true;
+}
+
+static TupleTableSlot *
+next_heap_row(DwWalk *walk)
+{
+	while (walk->scan != NULL)
+	{
+		MemoryContext old;
+		bool		more;
+
+		if (index_getnext_slot(walk->scan, ForwardScanDirection, walk->row))
+			return dw_leaf_row(walk->lookup, walk->leaf);
+		old = MemoryContextSwitchTo(walk->context);
+		more = next_index_scan(walk);
+		MemoryContextSwitchTo(old);
+		if (!more)
+			break;
+	}
+	return NULL;
+}
+
+/* Leaves to be walked, by OID, beginning with heap (InvalidOid: all). */
+static List *
+leaves_from(Oid relid, Oid heap)
+{
+	List	   *leaves = NIL;
+	ListCell   *lc;
+
+	foreach(lc, dw_heaps_of(relid, AccessShareLock))
+		if (get_rel_relkind(lfirst_oid(lc)) == RELKIND_RELATION && lfirst_oid(lc) >= heap)
+			leaves = lappend_oid(leaves, lfirst_oid(lc));
+	list_sort(leaves, list_oid_cmp);
+	return leaves;
+}
+
+/* Foreign tables */
+
+static char *
+qualified_operator(Oid type, int strategy)
+{
+	TypeCacheEntry *cache = lookup_type_cache(type, TYPECACHE_BTREE_OPFAMILY);
+	Oid			operator = InvalidOid;
+	HeapTuple	tuple;
+	Form_pg_operator form;
+	char	   *result;
+
+	if (OidIsValid(cache->btree_opf))
+		operator = get_opfamily_member(cache->btree_opf, cache->btree_opintype, cache->btree_opintype, strategy);
+	if (!OidIsValid(operator))
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_FUNCTION),
+				 errmsg("key column of type %s cannot be sorted", format_type_be(type)),
+				 errhint("Name key_columns of sortable types for the foreign table.")));
+	tuple = SearchSysCache1(OPEROID, ObjectIdGetDatum(operator));
+	if (!HeapTupleIsValid(tuple))
+		elog(ERROR, "cache lookup failed for operator %u", operator);
+	form = (Form_pg_operator) GETSTRUCT(tuple);
+	result = psprintf("OPERATOR(%s.%s)", quote_identifier(get_namespace_name(form->oprnamespace)),
+					  NameStr(form->oprname));
+	ReleaseSysCache(tuple);
+	return result;
+}
+
+/* Column as it is sorted and compared: where the other server sorts texts its own way, both must be done here. */
+static char *
+sorted_column(DwWalk *walk, int i)
+{
+	Form_pg_attribute att = TupleDescAttr(walk->desc, walk->columns[i] - 1);
+
+	return psprintf("%s%s", quote_identifier(NameStr(att->attname)),
+					OidIsValid(att->attcollation) ? " COLLATE pg_catalog.\"C\"" : "");
+}
+
+static char *
+foreign_query(DwWalk *walk)
+{
+	StringInfoData sql;
+	const char *separator = "";
+
+	initStringInfo(&sql);
+	appendStringInfoString(&sql, "SELECT ");
+	for (int i = 0; i < walk->desc->natts; i++)
+	{
+		if (TupleDescAttr(walk->desc, i)->attisdropped)
+			continue;
+		appendStringInfo(&sql, "%s%s", separator, quote_identifier(NameStr(TupleDescAttr(walk->desc, i)->attname)));
+		separator = ", ";
+	}
+	appendStringInfo(&sql, " FROM %s",
+					 quote_qualified_identifier(get_namespace_name(get_rel_namespace(walk->shape->relid)),
+												get_rel_name(walk->shape->relid)));
+	/* nothing but the declaration says that its key is never null */
+	separator = "WHERE";
+	for (int i = 0; i < walk->ncolumns; i++)
+	{
+		appendStringInfo(&sql, " %s %s IS NOT NULL", separator, sorted_column(walk, i));
+		separator = "AND";
+	}
+	for (int i = 0; i <= walk->depth; i++)
+		appendStringInfo(&sql, " AND %s %s $%d", sorted_column(walk, i),
+						 qualified_operator(column_type(walk, i),
+											i == walk->depth ? BTGreaterStrategyNumber : BTEqualStrategyNumber), i + 1);
+	separator = " ORDER BY ";
+	for (int i = 0; i < walk->ncolumns; i++)
+	{
+		appendStringInfo(&sql, "%s%s USING %s", separator, sorted_column(walk, i),
+						 qualified_operator(column_type(walk, i), BTLessStrategyNumber));
+		separator = ", ";
+	}
+	appendStringInfo(&sql, " LIMIT %d", DW_FOREIGN_FETCH);
+	return sql.data;
+}
+
+/* Read the next rows behind walk->start, as the owner of the table, whose user mapping counts. */
+static void
+fetch_foreign(DwWalk *walk)
+{
+	DwOwnerScope scope;
+	Oid			types[INDEX_MAX_KEYS];
+	MemoryContext old = CurrentMemoryContext;
+
+	for (int i = 0; i <= walk->depth; i++)
+		types[i] = column_type(walk, i);
+	if (walk->fetched != NULL)
+		SPI_freetuptable(walk->fetched);
+	walk->fetched = NULL;
+	dw_owner_enter(&scope, walk->owner, true);
+	if (SPI_execute_with_args(foreign_query(walk), walk->depth + 1, types, walk->start, NULL, true, 0) != SPI_OK_SELECT)
+		elog(ERROR, "could not read foreign table %u", walk->shape->relid);
+	dw_owner_leave(&scope);
+	walk->fetched = SPI_tuptable;
+	walk->next = 0;
+	MemoryContextSwitchTo(old);
+}
+
+/* The row fetched last becomes the start of what is read next. */
+static void
+restart_behind_last(DwWalk *walk)
+{
+	for (int i = 0; i < walk->ncolumns; i++)
+	{
+		Form_pg_attribute att = TupleDescAttr(walk->desc, walk->columns[i] - 1);
+		bool		isnull;
+
+		walk->start[i] = datumCopy(slot_getattr(walk->row, walk->columns[i], &isnull), att->attbyval, att->attlen);
+	}
+	walk->resumed = true;
+	walk->depth = walk->ncolumns - 1;
+}
+
+static void
+store_foreign_row(DwWalk *walk, HeapTuple tuple)
+{
+	int			column = 0;
+
+	ExecClearTuple(walk->row);
+	for (int i = 0; i < walk->desc->natts; i++)
+	{
+		walk->row->tts_isnull[i] = true;
+		if (!TupleDescAttr(walk->desc, i)->attisdropped)
+			walk->row->tts_values[i] = SPI_getbinval(tuple, walk->fetched->tupdesc, ++column, &walk->row->tts_isnull[i]);
+	}
+	ExecStoreVirtualTuple(walk->row);
+}
+
+static TupleTableSlot *
+next_foreign_row(DwWalk *walk)
+{
+	MemoryContext old = MemoryContextSwitchTo(walk->context);
+
+	while (walk->next >= walk->fetched->numvals)
+	{
+		if (walk->fetched->numvals == DW_FOREIGN_FETCH)
+			restart_behind_last(walk);
+		else if (walk->depth > 0)
+			walk->depth--;
+		else
+		{
+			MemoryContextSwitchTo(old);
+			return NULL;
+		}
+		fetch_foreign(walk);
+	}
+	store_foreign_row(walk, walk->fetched->vals[walk->next++]);
+	MemoryContextSwitchTo(old);
+	return walk->row;
+}
+
+static void
+begin_foreign(DwWalk *walk, Jsonb *last_key)
+{
+	walk->foreign = true;
+	walk->row = MakeSingleTupleTableSlot(walk->desc, &TTSOpsVirtual);
+	walk->ncolumns = walk->shape->ncolumns;
+	memcpy(walk->columns, walk->shape->columns, sizeof(walk->columns));
+	walk->resumed = last_key != NULL && read_position(walk, last_key);
+	walk->depth = walk->resumed ? walk->ncolumns - 1 : -1;
+	if (SPI_connect() != SPI_OK_CONNECT)
+		elog(ERROR, "SPI_connect failed");
+	MemoryContextSwitchTo(walk->context);
+	fetch_foreign(walk);
+}
+
+DwWalk *
+dw_walk_begin(const DwKeyShape *shape, TupleDesc desc, Oid owner, Snapshot snapshot, Oid heap, Jsonb *last_key)
+{
+	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext, "dualwrite walk", ALLOCSET_DEFAULT_SIZES);
+	MemoryContext old = MemoryContextSwitchTo(context);
+	DwWalk	   *walk = palloc0(sizeof(DwWalk));
+
+	walk->shape = shape;
+	walk->desc = desc;
+	walk->owner = owner;
+	walk->snapshot = snapshot;
+	walk->context = context;
+	if (get_rel_relkind(shape->relid) == RELKIND_FOREIGN_TABLE)
+		begin_foreign(walk, last_key);
+	else
+	{
+		walk->lookup = dw_lookup_open(shape, AccessShareLock);
+		walk->heaps = leaves_from(shape->relid, heap);
+		if (walk->heaps != NIL)
+			enter_leaf(walk, linitial_oid(walk->heaps) == heap ? last_key : NULL);
+	}
+	MemoryContextSwitchTo(old);
+	return walk;
+}
+
+TupleTableSlot *
+dw_walk_next(DwWalk *walk)
+{
+	return walk->foreign ? next_foreign_row(walk) : next_heap_row(walk);
+}
+
+void
+dw_walk_end(DwWalk *walk)
+{
+	MemoryContext old = CurrentMemoryContext;
+
+	if (walk->foreign)
+	{
+		ExecDropSingleTupleTableSlot(walk->row);
+		SPI_finish();
+		MemoryContextSwitchTo(old);
+	}
+	else
+	{
+		if (walk->scan != NULL)
+			end_index_scan(walk);
+		dw_lookup_close(walk->lookup);
+	}
+	MemoryContextDelete(walk->context);
+}
