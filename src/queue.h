@@ -14,12 +14,18 @@ extern void dw_queue_append_json(int32 mapping_id, DwDirection direction, Jsonb 
 /*
  * One due key of the migration, in the current transaction: converge it, then delete its entries, or note the failure and when to try
  * again.  An error of the key is absorbed in a subtransaction; lock failures are not attempts.
+ * next_due, unless WORKED: when to call again at the latest; DT_NOEND when nothing waits.
  */
 extern DwStep dw_queue_step(const DwMigration *migration, TimestampTz *next_due);
 
 /* Entries waiting, and dead letters, of a migration. */
 extern void dw_queue_counts(int32 migration_id, int64 *waiting, int64 *dead);
-/* Is this key queued, as the snapshot sees it (in either direction)? */
+/* Is this key queued, as the snapshot sees it (in either direction)?  A dead letter is not: nobody is going to deliver it. */
 extern bool dw_queue_has(int32 mapping_id, Jsonb *key, Snapshot snapshot);
+
+/* Dead letters of the migration, or of one key of it, become due again, and so does what waits for its next attempt.  Number of dead letters. */
+extern int64 dw_queue_retry(const DwMigration *migration, Jsonb *key);
+/* Give the dead letters of a key up, with an entry in the audit.  Their number. */
+extern int64 dw_queue_discard(const DwMigration *migration, Jsonb *key, const char *reason);
 
 #endif							/* DW_QUEUE_H */
