@@ -1,0 +1,207 @@
+/*
+ * background.c: SQL entry points of backfill and queue.
+ *
+ * Arguments are checked here, the work is in backfill.c and queue.c.  dualwrite.backfill does in the foreground what a
+ * worker does: it holds no snapshot between batches, and can be called beside a worker.
+ */
+#include "postgres.h"
+
+#include "backfill.h"
+#include "queue.h"
+#include "worker.h"
+
+#include "access/xact.h"
+#include "executor/spi.h"
+#include "fmgr.h"
+#include "miscadmin.h"
+#include "nodes/parsenodes.h"
+#include "pgstat.h"
+#include "storage/latch.h"
+#include "utils/builtins.h"
+#include "utils/jsonb.h"
+#include "utils/memutils.h"
+#include "utils/timestamp.h"
+#include "utils/wait_event.h"
+
+/* Time between two NOTICEs of progress, ms. */
+#define DW_NOTICE_MS 2000
+
+PG_FUNCTION_INFO_V1(dw_backfill);
+PG_FUNCTION_INFO_V1(dw_retry);
+PG_FUNCTION_INFO_V1(dw_discard_dead);
+
+/* A text argument that must not be null or empty. */
+static char *
+text_argument(FunctionCallInfo fcinfo, int n, const char *name)
+{
+	char	   *value = PG_ARGISNULL(n) ? NULL : text_to_cstring(PG_GETARG_TEXT_PP(n));
+
+	if (value == NULL || value[0] == '\0')
+		ereport(ERROR,
+				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+				 errmsg("argument \"%s\" must not be null or empty", name)));
+	return value;
+}
+
+static DwMigration *
+owned_migration(FunctionCallInfo fcinfo)
+{
+	DwMigration *migration = dw_migration_get(text_argument(fcinfo, 0, "migration"), false);
+
+	dw_migration_check_owner(migration);
+	return migration;
+}
+
+static void
+check_may_commit(FunctionCallInfo fcinfo)
+{
+	CallContext *context = castNode(CallContext, fcinfo->context);
+
+	if (context->atomic)
+		ereport(ERROR,
+				(errcode(ERRCODE_ACTIVE_SQL_TRANSACTION),
+				 errmsg("dualwrite.backfill cannot run inside a transaction block or a function"),
+				 errhint("CALL it on its own: it commits after each batch.")));
+	if (IsolationUsesXactSnapshot())
+		ereport(ERROR,
+				(errcode(ERRCODE_ACTIVE_SQL_TRANSACTION),
+				 errmsg("dualwrite.backfill must run at isolation level READ COMMITTED"),
+				 errhint("SET default_transaction_isolation = 'read committed'.")));
+}
+
+static void
+check_phase(const DwMigration *migration)
+{
+	if (migration->phase != DW_PHASE_BACKFILL)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("migration \"%s\" is in phase \"%s\", not in \"backfill\"",
+						migration->name, dw_phase_name(migration->phase)),
+				 errhint("Call dualwrite.advance first.")));
+	if (migration->paused)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("migration \"%s\" is paused", migration->name),
+				 errhint("Call dualwrite.resume first.")));
+}
+
+/* Wait in a transaction that has neither a snapshot nor an xid. */
+static void
+pause_for(long delay_ms)
+{
+	if (delay_ms <= 0)
+		return;
+	(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, delay_ms, PG_WAIT_EXTENSION);
+	ResetLatch(MyLatch);
+	CHECK_FOR_INTERRUPTS();
+}
+
+static void
+report_progress(const DwMigration *migration, TimestampTz *last)
+{
+	TimestampTz now = GetCurrentTimestamp();
+	double		percent;
+
+	if (!TimestampDifferenceExceeds(*last, now, DW_NOTICE_MS))
+		return;
+	*last = now;
+	(void) dw_backfill_progress(migration->id, &percent);
+	ereport(NOTICE,
+			(errmsg("migration \"%s\": backfill at %.1f %%", migration->name, percent)));
+}
+
+/* Batches until the last one, a transaction each. */
+static void
+run_batches(const char *name)
+{
+	TimestampTz last = GetCurrentTimestamp();
+
+	for (;;)
+	{
+		DwMigration *migration = dw_migration_get(name, false);
+		long		delay_ms;
+		DwStep		step;
+
+		check_phase(migration);
+		step = dw_backfill_step(migration, &delay_ms);
+		report_progress(migration, &last);
+		SPI_commit();
+		if (step == DW_STEP_DONE || step == DW_STEP_IDLE)
+			return;
+		CHECK_FOR_INTERRUPTS();
+		pause_for(delay_ms);
+	}
+}
+
+/* What is due in the queue, a transaction each. */
+static void
+run_queue(const char *name)
+{
+	DwStep		step = DW_STEP_WORKED;
+
+	while (step == DW_STEP_WORKED)
+	{
+		TimestampTz next_due;
+
+		CHECK_FOR_INTERRUPTS();
+		step = dw_queue_step(dw_migration_get(name, false), &next_due);
+		SPI_commit();
+	}
+}
+
+static void
+report_end(const char *name)
+{
+	DwMigration *migration = dw_migration_get(name, false);
+	int64		waiting;
+	int64		dead;
+	double		percent;
+
+	if (!dw_backfill_progress(migration->id, &percent))
+		return;
+	dw_queue_counts(migration->id, &waiting, &dead);
+	ereport(NOTICE,
+			(errmsg("migration \"%s\": backfill finished, " INT64_FORMAT " keys queued, " INT64_FORMAT " dead letters",
+					migration->name, waiting, dead)));
+}
+
+/* CALL dualwrite.backfill(migration) */
+Datum
+dw_backfill(PG_FUNCTION_ARGS)
+{
+	char	   *name;
+
+	check_may_commit(fcinfo);
+	name = MemoryContextStrdup(PortalContext, owned_migration(fcinfo)->name);
+	SPI_connect_ext(SPI_OPT_NONATOMIC);
+	run_batches(name);
+	run_queue(name);
+	report_end(name);
+	SPI_finish();
+	PG_RETURN_VOID();
+}
+
+/* dualwrite.retry(migration, key) */
+Datum
+dw_retry(PG_FUNCTION_ARGS)
+{
+	DwMigration *migration = owned_migration(fcinfo);
+	int64		retried = dw_queue_retry(migration, PG_ARGISNULL(1) ? NULL : PG_GETARG_JSONB_P(1));
+
+	dw_worker_wake();
+	PG_RETURN_INT64(retried);
+}
+
+/* dualwrite.discard_dead(migration, key, reason) */
+Datum
+dw_discard_dead(PG_FUNCTION_ARGS)
+{
+	DwMigration *migration = owned_migration(fcinfo);
+
+	if (PG_ARGISNULL(1))
+		ereport(ERROR,
+				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+				 errmsg("argument \"key\" must not be null"),
+				 errhint("See dualwrite.dead_letters for the keys.")));
+	PG_RETURN_INT64(dw_queue_discard(migration, PG_GETARG_JSONB_P(1), text_argument(fcinfo, 2, "reason")));
+}

@@ -1,0 +1,27 @@
+/*
+ * throttle.h: how fast background work may go, and when it must not.
+ */
+#ifndef DW_THROTTLE_H
+#define DW_THROTTLE_H
+
+#include "dualwrite.h"
+#include "nodes/pg_list.h"
+
+/*
+ * Size of the next batch so that it takes about wanted_ms, after one of that size took took_ms: grows by a quarter at most, shrinks at
+ * once.  Between 1 and DW_MAX_BATCH_BLOCKS.
+ */
+#define DW_MAX_BATCH_BLOCKS 16384
+extern int	dw_throttle_resize(int blocks, double took_ms, double wanted_ms);
+
+/* Milliseconds to wait after a batch of rows that took took_ms, for max_rows_per_second (0 = no limit). */
+extern long dw_throttle_delay(int64 rows, double took_ms, int64 max_rows_per_second);
+
+/*
+ * Signals that ask background work of a migration to stop just now: list of their names (char *, in the current memory), NIL = go on.
+ * relids: the tables concerned, leaves included where they matter; owner: whom throttle_query runs as.
+ * A signal that cannot be read is in the list, with " (unreadable)" behind its name.
+ */
+extern List *dw_throttle_signals(int32 migration_id, List *relids, Oid owner);
+
+#endif							/* DW_THROTTLE_H */
