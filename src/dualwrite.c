@@ -7,6 +7,7 @@
 
 #include "mapping.h"
 #include "mirror.h"
+#include "readside.h"
 #include "settings.h"
 #include "shmem.h"
 #include "stats.h"
@@ -26,5 +27,6 @@ _PG_init(void)
 	dw_stats_init();
 	dw_mapping_init();
 	dw_mirror_init();
+	dw_readside_init();
 	dw_worker_init();
 }

@@ -1,0 +1,30 @@
+/*
+ * readview.h: views that read from whichever side serves.
+ */
+#ifndef DW_READVIEW_H
+#define DW_READVIEW_H
+
+#include "catalog.h"
+
+/*
+ * Create a view of the columns of one table of the migration (new_table, or InvalidOid where there is only one; shape
+ * "old": the old table that goes with it), as the current user, and note it as a read view.  name: possibly qualified,
+ * as it would be written in SQL.  Returns the view.  Raises NOTICEs that name the indexes it lacks.
+ * ERROR 22023 for words that are no strategy or shape, or a table that cannot be chosen; 42P07 when the name is taken.
+ */
+extern Oid	dw_read_view_create(const DwMigration *migration, const char *name, Oid new_table,
+								const char *strategy, const char *shape);
+/* Drop one, as the current user.  ERROR 42P01 where there is none, 42809 where it is something else. */
+extern void dw_read_view_drop(const char *name);
+
+/* Views of a migration that still exist; list of OIDs. */
+extern List *dw_read_views_of(int32 migration_id);
+/*
+ * Make them plain views of the new side, which then depend on nothing of the extension and not on the old table.
+ * Takes ACCESS EXCLUSIVE on each: the caller locks them (dw_read_views_of) with its other relations, politely.
+ */
+extern void dw_read_views_complete(int32 migration_id);
+/* ERROR 2BP01 when a read view uses the migration: call before a definition goes away. */
+extern void dw_read_views_refuse_drop(const DwMigration *migration);
+
+#endif							/* DW_READVIEW_H */
