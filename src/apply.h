@@ -64,7 +64,7 @@ extern DwApplied dw_target_remove(DwTarget *target, const DwKey *target_key);
  */
 extern DwApplied dw_target_move(DwTarget *target, const DwKey *from, TupleTableSlot *row);
 /* Table that a statement of apply_spi.c is writing at this moment: its own triggers must not mirror that back. */
-extern Oid	dw_statement_target(void);
+extern Oid	dw_statement_writing(void);
 /* The row as a snapshot sees it (NULL: newest committed or own), target layout; NULL when there is none. */
 extern TupleTableSlot *dw_target_fetch(DwTarget *target, const DwKey *target_key, Snapshot snapshot);
 

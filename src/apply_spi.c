@@ -40,7 +40,7 @@ typedef struct StatementTarget
 static Oid	writing = InvalidOid;
 
 Oid
-dw_statement_target(void)
+dw_statement_writing(void)
 {
 	return writing;
 }

@@ -15,6 +15,7 @@
 #include "executor/executor.h"
 #include "nodes/parsenodes.h"
 #include "parser/parse_relation.h"
+#include "portability/instr_time.h"
 #include "rewrite/rewriteHandler.h"
 #include "utils/acl.h"
 
@@ -154,5 +155,20 @@ dw_before_delete_triggers(EState *estate, EPQState *epq, ResultRelInfo *rri, Ite
 #else
 #define dw_backend_status(i) pgstat_fetch_stat_local_beentry(i)
 #endif
+
+/* 16: instr_time counts ticks in one number. */
+static inline instr_time
+dw_instr_time_divide(instr_time time, int64 divisor)
+{
+#if PG_VERSION_NUM >= 160000
+	time.ticks /= divisor;
+#else
+	int64		ns = ((int64) time.tv_sec * 1000000000 + time.tv_nsec) / divisor;
+
+	time.tv_sec = ns / 1000000000;
+	time.tv_nsec = ns % 1000000000;
+#endif
+	return time;
+}
 
 #endif							/* DW_COMPAT_H */

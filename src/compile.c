@@ -610,6 +610,24 @@ evaluate_key(DwKeyMap *map, DwKey *target_key)
 	return true;
 }
 
+/* A key that lacks the constants of the mapping names another mapping's row, and nothing of ours. */
+static bool
+key_in_scope(DwFlow *flow, const DwKey *key)
+{
+	DwProjection *projection = flow->projection;
+
+	for (int i = 0; i < projection->nscope; i++)
+		for (int k = 0; k < flow->source_key->ncolumns; k++)
+		{
+			ScopeColumn *scope = &projection->scope[i];
+
+			if (flow->source_key->columns[k] == scope->column && !scope->isnull &&
+				!DatumGetBool(FunctionCall2Coll(&scope->equal, scope->collation, key->values[k], scope->value)))
+				return false;
+		}
+	return true;
+}
+
 bool
 dw_key_across(DwFlow *flow, const DwKey *source_key, DwKey *target_key)
 {
@@ -618,6 +636,8 @@ dw_key_across(DwFlow *flow, const DwKey *source_key, DwKey *target_key)
 	DwOwnerScope scope;
 	bool		result;
 
+	if (!key_in_scope(flow, source_key))
+		return false;
 	ResetExprContext(map->context);
 	ExecClearTuple(row);
 	memset(row->tts_isnull, true, row->tts_tupleDescriptor->natts * sizeof(bool));

@@ -15,8 +15,10 @@ dw_converge_open(DwFlow *flow, bool wait)
 	DwConverge *converge = palloc0(sizeof(DwConverge));
 
 	converge->flow = flow;
-	converge->source = flow->direction == DW_REVERSE && flow->compiled->new_is_foreign ? NULL :
-		dw_lookup_open(flow->source_key, RowShareLock);
+	if (flow->direction == DW_REVERSE && flow->compiled->new_is_foreign)
+		converge->foreign_source = dw_target_open(&flow->compiled->flow[DW_FORWARD], wait);
+	else
+		converge->source = dw_lookup_open(flow->source_key, RowShareLock);
 	converge->target = dw_target_open(flow, wait);
 	converge->target->quiet_unchanged = true;
 	return converge;
@@ -28,6 +30,8 @@ dw_converge_close(DwConverge *converge)
 	dw_target_close(converge->target);
 	if (converge->source != NULL)
 		dw_lookup_close(converge->source);
+	else
+		dw_target_close(converge->foreign_source);
 }
 
 static DwConverged
@@ -63,19 +67,34 @@ remove_orphan(DwConverge *converge, const DwKey *source_key, const DwKey *target
 				break;
 		}
 	}
-	if (source_key != NULL && converge->source != NULL &&
+	if (converge->foreign_source == NULL && source_key != NULL &&
 		dw_lookup_newest(converge->source, source_key, false, true, &leaf) != DW_FIND_NONE)
 		return DW_CONVERGED_BUSY;
 	return from_applied(dw_target_remove(target, target_key));
 }
 
-/* The source row, locked, in target->row; false when it does not exist or is not this mapping's. */
+/* A row of another server is read, not locked: what changes it meanwhile is for the reconciliation to find. */
+static DwFind
+read_foreign_source(DwConverge *converge, const DwKey *source_key, bool *in_mapping)
+{
+	TupleTableSlot *row = dw_target_fetch(converge->foreign_source, source_key, NULL);
+
+	if (row == NULL)
+		return DW_FIND_NONE;
+	*in_mapping = dw_project(converge->flow, row, converge->target->row, NULL);
+	return DW_FIND_FOUND;
+}
+
+/* The source row, locked, made into target->row; *in_mapping: it has a counterpart. */
 static DwFind
 read_source(DwConverge *converge, const DwKey *source_key, bool *in_mapping)
 {
 	DwLeaf	   *leaf;
-	DwFind		find = dw_lookup_lock(converge->source, source_key, converge->target->wait, false, &leaf);
+	DwFind		find;
 
+	if (converge->foreign_source != NULL)
+		return read_foreign_source(converge, source_key, in_mapping);
+	find = dw_lookup_lock(converge->source, source_key, converge->target->wait, false, &leaf);
 	if (find == DW_FIND_FOUND)
 		*in_mapping = dw_project(converge->flow, dw_leaf_row(converge->source, leaf), converge->target->row, NULL);
 	return find;
@@ -87,7 +106,7 @@ converge_pair(DwConverge *converge, const DwKey *source_key, const DwKey *target
 	bool		in_mapping = false;
 	DwFind		find;
 
-	if (source_key == NULL || converge->source == NULL)
+	if (source_key == NULL)
 		return remove_orphan(converge, source_key, target_key);
 	find = read_source(converge, source_key, &in_mapping);
 	if (find == DW_FIND_BUSY)

@@ -16,7 +16,8 @@ typedef enum DwConverged
 typedef struct DwConverge		/* a flow opened for converging: source look-up and target */
 {
 	DwFlow	   *flow;
-	DwLookup   *source;
+	DwLookup   *source;			/* NULL for a source on another server: */
+	DwTarget   *foreign_source;
 	DwTarget   *target;
 } DwConverge;
 

@@ -12,18 +12,24 @@ typedef struct DwRowEvent
 {
 	TriggerEvent event;
 	Relation	rel;			/* as fired */
+	DwTable    *table;
 	TupleTableSlot *old_row;	/* NULL for INSERT */
 	TupleTableSlot *new_row;	/* NULL for DELETE */
-	bool		stale;			/* this transaction has written the row again since: converge instead */
-	CommandId	command;		/* that deleted the old version; for deletes */
+	bool		stale;			/* this transaction has written the row again since: its image is history */
+	bool		moving;			/* DELETE half of an update that moves the row to another partition */
 } DwRowEvent;
 
-/* Mirror it through one mapping. */
-extern void dw_mirror_row(DwCompiled *compiled, DwDirection direction, DwTable *table, const DwRowEvent *event);
-/* The statement is over: bring the keys to agreement that were put off, close what was kept open for it. */
-extern void dw_mirror_flush(Relation rel);
-/* Before TRUNCATE of rel. */
-extern void dw_mirror_truncate(DwCompiled *compiled, DwDirection direction, DwTable *table, Relation rel);
+/* Mirror it through one mapping.  Errors are the target's own, with context; or they are queued, by policy. */
+extern void dw_mirror_row(DwFlow *flow, const DwRowEvent *event);
+/* The statement on this table is over: do what was put off until now, close what was kept open for it. */
+extern void dw_mirror_flush(void);
+/* TRUNCATE of rel, which is the source of flow or a leaf of it, is about to happen. */
+extern void dw_mirror_truncate(DwFlow *flow, DwTable *table, Relation rel);
+/* Is a mirrored TRUNCATE going on?  Then the triggers of its target keep still. */
+extern bool dw_truncating(void);
+/* Has a mirrored event of this transaction inserted a key into the table after that command? */
+extern bool dw_mirror_inserted_since(Oid root, CommandId command);
 extern void dw_mirror_init(void);
+
 
 #endif							/* DW_MIRROR_H */

@@ -1,0 +1,15 @@
+/*
+ * The functions behind the triggers that dualwrite.advance puts on users' tables.  PUBLIC may execute them, since whoever
+ * writes the table fires them; called in any other way they raise an error.
+ */
+CREATE FUNCTION _dualwrite.mirror() RETURNS trigger
+	LANGUAGE c AS 'MODULE_PATHNAME', 'dw_trigger_mirror';
+COMMENT ON FUNCTION _dualwrite.mirror() IS 'row trigger: makes a write on the other side of the mapping, or refuses it';
+
+CREATE FUNCTION _dualwrite.mirror_flush() RETURNS trigger
+	LANGUAGE c AS 'MODULE_PATHNAME', 'dw_trigger_flush';
+COMMENT ON FUNCTION _dualwrite.mirror_flush() IS 'statement trigger: ends what the row triggers of the statement began';
+
+CREATE FUNCTION _dualwrite.mirror_truncate() RETURNS trigger
+	LANGUAGE c AS 'MODULE_PATHNAME', 'dw_trigger_truncate';
+COMMENT ON FUNCTION _dualwrite.mirror_truncate() IS 'statement trigger: TRUNCATE on the other side of the mapping';

@@ -1,0 +1,499 @@
+/*
+ * mirror.c: a row event on one side, made on the other in the same transaction.
+ *
+ * The fast path writes what the trigger's row images say.  Where an image may not be the last word (the row was written
+ * again since, its key changed, it moved between partitions) the keys concerned are converged on the newest version
+ * instead.  Where an error must not reach the application (shadow, mirror_on_error = queue, children of rows that are
+ * still to be backfilled) keys are postponed to the end of the statement (postpone.c).
+ *
+ * Nothing here reads the extension's tables, and nothing here may be skipped because the session is a replica or a
+ * subscriber: the triggers are ALWAYS.
+ */
+#include "postgres.h"
+
+#include "absorb.h"
+#include "mirror.h"
+#include "postpone.h"
+#include "queue.h"
+#include "statement.h"
+#include "stats.h"
+
+#include "access/xact.h"
+#include "miscadmin.h"
+#include "replication/logicalworker.h"
+#include "storage/proc.h"
+#include "utils/acl.h"
+#include "utils/builtins.h"
+#include "utils/datum.h"
+#include "utils/lsyscache.h"
+#include "utils/memutils.h"
+#include "utils/rel.h"
+
+/* A write that follows another write follows at most this many: longer chains would be a cycle that was not refused. */
+#define MAX_FOLLOWING 8
+
+/* The command that last inserted a key into a table, in this transaction: a delete event from before it is history. */
+typedef struct LastInsert
+{
+	Oid			root;
+	CommandId	command;
+} LastInsert;
+
+static List *last_inserts = NIL;	/* in TopTransactionContext */
+static void
+note_insert(Oid root)
+{
+	MemoryContext old;
+	LastInsert *last;
+	ListCell   *lc;
+
+	foreach(lc, last_inserts)
+	{
+		last = lfirst(lc);
+		if (last->root == root)
+		{
+			last->command = GetCurrentCommandId(false);
+			return;
+		}
+	}
+	old = MemoryContextSwitchTo(TopTransactionContext);
+	last = palloc(sizeof(LastInsert));
+	last->root = root;
+	last->command = GetCurrentCommandId(false);
+	last_inserts = lappend(last_inserts, last);
+	MemoryContextSwitchTo(old);
+}
+
+bool
+dw_mirror_inserted_since(Oid root, CommandId command)
+{
+	ListCell   *lc;
+
+	foreach(lc, last_inserts)
+		if (((LastInsert *) lfirst(lc))->root == root)
+			return ((LastInsert *) lfirst(lc))->command > command;
+	return false;
+}
+
+static void
+xact_callback(XactEvent event, void *arg)
+{
+	(void) arg;
+	if (event == XACT_EVENT_COMMIT || event == XACT_EVENT_ABORT || event == XACT_EVENT_PREPARE)
+		last_inserts = NIL;
+}
+
+static void follow(DwStatement *statement, DwFlow *flow, const DwKey *target_key);
+
+/* Converge in the application's transaction: what another session is writing is waited for. */
+static bool
+converge_now(DwStatement *statement, DwFlow *flow, const DwKey *source_key)
+{
+	DwConverge *converge = dw_statement_converge(statement, flow);
+	DwConverged result;
+	DwKey		target_key;
+
+	do
+	{
+		CHECK_FOR_INTERRUPTS();
+		result = dw_converge_source(converge, source_key);
+	} while (result == DW_CONVERGED_BUSY);
+	if (result != DW_CONVERGED_WROTE)
+		return false;
+	if (dw_key_across(flow, source_key, &target_key))
+		follow(statement, flow, &target_key);
+	return true;
+}
+
+void
+dw_mirror_converge(DwStatement *statement, DwFlow *flow, const DwKey *source_key)
+{
+	ResourceOwner saved = CurrentResourceOwner;
+
+	CurrentResourceOwner = statement->owner;
+	(void) converge_now(statement, flow, source_key);
+	CurrentResourceOwner = saved;
+}
+
+static bool
+same_columns(const DwKeyShape *a, const DwKeyShape *b)
+{
+	return a->relid == b->relid && a->ncolumns == b->ncolumns &&
+		memcmp(a->columns, b->columns, sizeof(AttrNumber) * a->ncolumns) == 0;
+}
+
+/* Mappings that start where this one ends bring their side of the key to agreement, too. */
+static void
+follow(DwStatement *statement, DwFlow *flow, const DwKey *target_key)
+{
+	List	   *followers = dw_statement_followers(statement, flow);
+	ListCell   *lc;
+
+	if (followers == NIL)
+		return;
+	if (++statement->following > MAX_FOLLOWING)
+		elog(ERROR, "mappings of table %u follow each other in a cycle", flow->target);
+	foreach(lc, followers)
+	{
+		DwFlow	   *next = lfirst(lc);
+		DwKey		key;
+
+		if (!same_columns(next->source_key, flow->target_key))
+			ereport(ERROR,
+					(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+					 errmsg("mapping into \"%s\" and mapping out of it have different keys", get_rel_name(flow->target)),
+					 errhint("Give both the same key_columns.")));
+		/* the values may live in the memory of the write that we follow */
+		key = dw_statement_postpone(statement, &statement->followed, next, target_key)->source_key;
+		if (next->compiled->mapping->queued || dw_postpones(next))
+			dw_postpone(statement, next, &key);
+		else
+			(void) converge_now(statement, next, &key);
+	}
+	statement->following--;
+}
+
+/* Values of key columns of a row; the key columns of a source are NOT NULL. */
+static void
+source_key_of(DwFlow *flow, TupleTableSlot *row, DwKey *key)
+{
+	if (!dw_key_of_row(flow->source_key, row, key))
+		ereport(ERROR,
+				(errcode(ERRCODE_NOT_NULL_VIOLATION),
+				 errmsg("null value in a key column of \"%s\"", get_rel_name(flow->source)),
+				 errhint("Migration \"%s\" needs the key columns of both sides to be NOT NULL.", flow->compiled->migration)));
+}
+
+static bool
+keys_equal(DwFlow *flow, const DwKey *a, const DwKey *b)
+{
+	for (int i = 0; i < flow->source_key->ncolumns; i++)
+	{
+		Form_pg_attribute att = TupleDescAttr(flow->source_desc, flow->source_key->columns[i] - 1);
+
+		if (!datum_image_eq(a->values[i], b->values[i], att->attbyval, att->attlen))
+			return false;
+	}
+	return true;
+}
+
+static bool
+images_equal(DwFlow *flow, TupleTableSlot *a, TupleTableSlot *b)
+{
+	int			attno = -1;
+
+	while ((attno = bms_next_member(flow->mapped, attno)) >= 0)
+	{
+		Form_pg_attribute att = TupleDescAttr(flow->target_desc, attno - 1);
+
+		if (a->tts_isnull[attno - 1] != b->tts_isnull[attno - 1])
+			return false;
+		if (!a->tts_isnull[attno - 1] &&
+			!datum_image_eq(a->tts_values[attno - 1], b->tts_values[attno - 1], att->attbyval, att->attlen))
+			return false;
+	}
+	return true;
+}
+
+static DwCounter
+counter_for(DwApplied applied)
+{
+	switch (applied)
+	{
+		case DW_APPLIED_INSERT:
+			return DW_COUNT_INSERT;
+		case DW_APPLIED_UPDATE:
+			return DW_COUNT_UPDATE;
+		case DW_APPLIED_DELETE:
+			return DW_COUNT_DELETE;
+		default:
+			return DW_COUNT_SKIPPED;
+	}
+}
+
+static void
+follow_row(DwStatement *statement, DwFlow *flow, const DwKey *source_key)
+{
+	DwKey		target_key;
+
+	if (dw_statement_followers(statement, flow) != NIL && dw_key_across(flow, source_key, &target_key))
+		follow(statement, flow, &target_key);
+}
+
+/* The new image, which is or is not the mapping's, becomes the target's row. */
+static DwCounter
+mirror_image(DwStatement *statement, DwFlow *flow, TupleTableSlot *row)
+{
+	DwTarget   *target = dw_statement_target(statement, flow);
+	DwApplied	applied = DW_APPLIED_NOTHING;
+	DwKey		source_key;
+	DwKey		target_key;
+
+	source_key_of(flow, row, &source_key);
+	if (dw_project(flow, row, target->row, NULL))
+		applied = dw_target_put(target, target->row);
+	else if (dw_key_across(flow, &source_key, &target_key))
+		applied = dw_target_remove(target, &target_key);
+	if (applied != DW_APPLIED_NOTHING)
+		follow_row(statement, flow, &source_key);
+	return counter_for(applied);
+}
+
+/* The row moves to another key; swaps and shifts of keys in one statement end with both keys converged. */
+static DwCounter
+mirror_key_change(DwStatement *statement, DwFlow *flow, const DwKey *from, TupleTableSlot *row)
+{
+	DwTarget   *target = dw_statement_target(statement, flow);
+	DwKey		to;
+	DwKey		target_from;
+
+	source_key_of(flow, row, &to);
+	if (dw_project(flow, row, target->row, NULL) && dw_key_across(flow, from, &target_from))
+		(void) dw_target_move(target, &target_from, target->row);
+	(void) converge_now(statement, flow, from);
+	(void) converge_now(statement, flow, &to);
+	follow_row(statement, flow, from);
+	follow_row(statement, flow, &to);
+	return DW_COUNT_UPDATE;
+}
+
+static DwCounter
+mirror_update(DwStatement *statement, DwFlow *flow, const DwRowEvent *event)
+{
+	DwKey		before;
+	DwKey		after;
+
+	source_key_of(flow, event->old_row, &before);
+	source_key_of(flow, event->new_row, &after);
+	if (!keys_equal(flow, &before, &after))
+	{
+		note_insert(event->table->root);
+		return mirror_key_change(statement, flow, &before, event->new_row);
+	}
+
+	/*
+	 * Before the mapping is filled even an update of unmapped columns must write: it may carry the row past the
+	 * backfill's block, and nobody would ever copy it.
+	 */
+	if (flow->compiled->filled || flow->direction == DW_REVERSE)
+	{
+		DwTarget   *target = dw_statement_target(statement, flow);
+
+		if (dw_project(flow, event->old_row, target->old_row, NULL) &&
+			dw_project(flow, event->new_row, target->row, NULL) &&
+			images_equal(flow, target->old_row, target->row))
+			return DW_COUNT_SKIPPED;
+	}
+	return mirror_image(statement, flow, event->new_row);
+}
+
+static DwCounter
+mirror_delete(DwStatement *statement, DwFlow *flow, const DwRowEvent *event)
+{
+	DwTarget   *target = dw_statement_target(statement, flow);
+	DwApplied	applied = DW_APPLIED_NOTHING;
+	DwKey		source_key;
+	DwKey		target_key;
+
+	source_key_of(flow, event->old_row, &source_key);
+	if (event->moving)
+	{
+		(void) dw_statement_postpone(statement, &statement->moving, flow, &source_key);
+		return DW_COUNT_SKIPPED;
+	}
+	if (dw_in_mapping(flow, event->old_row) && dw_key_across(flow, &source_key, &target_key))
+		applied = dw_target_remove(target, &target_key);
+	if (applied != DW_APPLIED_NOTHING)
+		follow_row(statement, flow, &source_key);
+	return counter_for(applied);
+}
+
+/* The other half of a move between partitions: take the oldest row of this mapping that is on its way. */
+static bool
+take_moving(DwStatement *statement, DwFlow *flow, DwKey *from)
+{
+	ListCell   *lc;
+
+	foreach(lc, statement->moving)
+	{
+		DwPostponed *moving = lfirst(lc);
+
+		if (moving->mapping_id == flow->compiled->mapping_id && moving->direction == flow->direction)
+		{
+			*from = moving->source_key;
+			statement->moving = foreach_delete_current(statement->moving, lc);
+			return true;
+		}
+	}
+	return false;
+}
+
+static DwCounter
+mirror_insert(DwStatement *statement, DwFlow *flow, const DwRowEvent *event)
+{
+	DwKey		from;
+
+	note_insert(event->table->root);
+	if (statement->moving != NIL && take_moving(statement, flow, &from))
+		return mirror_key_change(statement, flow, &from, event->new_row);
+	return mirror_image(statement, flow, event->new_row);
+}
+
+/* The images are history: every key that they name is converged on what is there now. */
+static DwCounter
+mirror_stale(DwStatement *statement, DwFlow *flow, const DwRowEvent *event)
+{
+	DwKey		key;
+
+	if (event->old_row != NULL)
+	{
+		source_key_of(flow, event->old_row, &key);
+		(void) converge_now(statement, flow, &key);
+	}
+	if (event->new_row != NULL)
+	{
+		source_key_of(flow, event->new_row, &key);
+		(void) converge_now(statement, flow, &key);
+	}
+	return DW_COUNT_UPDATE;
+}
+
+static DwCounter
+mirror_event(DwStatement *statement, DwFlow *flow, const DwRowEvent *event)
+{
+	if (event->stale)
+		return mirror_stale(statement, flow, event);
+	if (TRIGGER_FIRED_BY_INSERT(event->event))
+		return mirror_insert(statement, flow, event);
+	if (TRIGGER_FIRED_BY_UPDATE(event->event))
+		return mirror_update(statement, flow, event);
+	return mirror_delete(statement, flow, event);
+}
+
+/* Key of the event for messages; never fails. */
+static char *
+describe_key(DwFlow *flow, const DwRowEvent *event)
+{
+	DwKey		source_key;
+	DwKey		key;
+
+	if (!dw_key_of_row(flow->source_key, event->new_row ? event->new_row : event->old_row, &source_key))
+		return "unknown";
+	if (flow->direction == DW_REVERSE)
+		key = source_key;
+	else if (!dw_key_across(flow, &source_key, &key))
+		return "unknown";
+	return JsonbToCString(NULL, &dw_key_to_jsonb(flow->compiled, &key)->root, 0);
+}
+
+/*
+ * The error is the application's, with its own SQLSTATE; what it does not know is where it comes from.  The detail may
+ * show values of the target that the writer may not read.
+ */
+static void
+rethrow_with_context(DwFlow *flow, const DwRowEvent *event)
+{
+	ErrorData  *edata = CopyErrorData();
+	const DwMapping *mapping = flow->compiled->mapping;
+	char	   *context;
+
+	FlushErrorState();
+	context = psprintf("dualwrite %s mirror of migration \"%s\", mapping from %s to %s, key %s",
+					   flow->direction == DW_FORWARD ? "forward" : "reverse", flow->compiled->migration,
+					   mapping->old_name, mapping->new_name,
+					   dw_error_is_absorbable(edata->sqlerrcode) ? describe_key(flow, event) : "not shown");
+	edata->context = edata->context ? psprintf("%s\n%s", context, edata->context) : context;
+	if (pg_class_aclcheck(flow->target, GetUserId(), ACL_SELECT) != ACLCHECK_OK)
+		edata->detail = NULL;
+	if (edata->hint == NULL && dw_error_is_absorbable(edata->sqlerrcode) && flow->direction == DW_FORWARD)
+		edata->hint = psprintf("SELECT dualwrite.configure('%s', 'mirror_on_error', 'queue') lets the statement succeed and queues the key.",
+							   flow->compiled->migration);
+	ReThrowError(edata);
+}
+
+static void
+mirror_inline(DwFlow *flow, const DwRowEvent *event)
+{
+	DwStatement *statement = dw_statement_get();
+	ResourceOwner saved = CurrentResourceOwner;
+	MemoryContext context = CurrentMemoryContext;
+	instr_time	start;
+	instr_time	elapsed;
+	DwCounter	counter = DW_COUNT_SKIPPED;
+
+	INSTR_TIME_SET_CURRENT(start);
+	PG_TRY();
+	{
+		CurrentResourceOwner = statement->owner;
+		counter = mirror_event(statement, flow, event);
+		CurrentResourceOwner = saved;
+	}
+	PG_CATCH();
+	{
+		CurrentResourceOwner = saved;
+		MemoryContextSwitchTo(context);
+		INSTR_TIME_SET_ZERO(elapsed);
+		dw_stats_count(flow->compiled->mapping_id, flow->direction, DW_COUNT_FAILED, elapsed);
+		rethrow_with_context(flow, event);
+	}
+	PG_END_TRY();
+	INSTR_TIME_SET_CURRENT(elapsed);
+	INSTR_TIME_SUBTRACT(elapsed, start);
+	dw_stats_count(flow->compiled->mapping_id, flow->direction, counter, elapsed);
+}
+
+/* Put the keys of the event off to the end of the statement. */
+static void
+postpone_event(DwFlow *flow, const DwRowEvent *event)
+{
+	DwStatement *statement = dw_statement_get();
+	DwKey		before;
+	DwKey		after;
+
+	if (event->old_row != NULL)
+	{
+		source_key_of(flow, event->old_row, &before);
+		dw_postpone(statement, flow, &before);
+	}
+	if (event->new_row != NULL)
+	{
+		source_key_of(flow, event->new_row, &after);
+		if (event->old_row == NULL || !keys_equal(flow, &before, &after))
+			dw_postpone(statement, flow, &after);
+	}
+}
+
+void
+dw_mirror_row(DwFlow *flow, const DwRowEvent *event)
+{
+	bool		postpones = flow->compiled->mapping->queued || dw_postpones(flow);
+
+	if (postpones)
+		postpone_event(flow, event);
+	else
+		mirror_inline(flow, event);
+
+	/* nobody is going to tell us when the statement is over: a leaf without triggers of its own, or a subscriber */
+	if (!event->table->flushed || IsLogicalWorker())
+		if (!event->moving)
+			dw_mirror_flush();
+}
+
+void
+dw_mirror_flush(void)
+{
+	DwStatement *statement = dw_statement_find();
+
+	if (statement == NULL)
+		return;
+	if (statement->postponed != NIL || statement->moving != NIL)
+		dw_postponed_settle(statement);
+	dw_statement_close(statement);
+}
+
+void
+dw_mirror_init(void)
+{
+	RegisterXactCallback(xact_callback, NULL);
+	dw_statement_init(dw_postponed_enqueue);
+}

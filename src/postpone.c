@@ -1,0 +1,192 @@
+/*
+ * postpone.c: mirrors whose errors must not reach the application.
+ *
+ * A subtransaction cannot span the row triggers of a statement, since undoing it would undo what the user's triggers did
+ * in between; and one a row would overflow the snapshot's cache of subtransactions and slow every backend.  So keys are
+ * collected, and converged together, in one subtransaction, when the statement is over; only when that fails, one by one.
+ * Converging reads the newest version, so that it does not matter what happened to the row in between.
+ *
+ * Foreign keys of the target are checked inside that subtransaction, too, not with the application's.
+ */
+#include "postgres.h"
+
+#include "absorb.h"
+#include "postpone.h"
+#include "queue.h"
+#include "stats.h"
+
+#include "access/xact.h"
+#include "commands/trigger.h"
+#include "utils/snapmgr.h"
+
+bool
+dw_postpones(const DwFlow *flow)
+{
+	return flow->direction == DW_FORWARD &&
+		(flow->compiled->queue_errors || flow->compiled->early_children);
+}
+
+void
+dw_postpone(DwStatement *statement, DwFlow *flow, const DwKey *source_key)
+{
+	(void) dw_statement_postpone(statement, &statement->postponed, flow, source_key);
+}
+
+static DwFlow *
+flow_of(const DwPostponed *postponed)
+{
+	DwCompiled *compiled = dw_compiled_get(postponed->mapping_id);
+
+	return compiled ? &compiled->flow[postponed->direction] : NULL;
+}
+
+/* Work of one subtransaction: some of the postponed keys. */
+typedef struct Settling
+{
+	List	   *keys;			/* of DwPostponed */
+} Settling;
+
+static void
+settle(void *arg)
+{
+	Settling   *settling = arg;
+	DwStatement *statement = dw_statement_get();
+	ListCell   *lc;
+
+	AfterTriggerBeginQuery();
+	foreach(lc, settling->keys)
+	{
+		DwPostponed *postponed = lfirst(lc);
+		DwFlow	   *flow = flow_of(postponed);
+
+		if (flow != NULL)
+			dw_mirror_converge(statement, flow, &postponed->source_key);
+	}
+	dw_statement_close(statement);
+	AfterTriggerEndQuery(NULL);
+}
+
+/* While its parent may not have been backfilled, a child is queued, whatever the policy says of other errors. */
+static bool
+is_missing_parent(int sqlstate)
+{
+	return sqlstate == ERRCODE_FOREIGN_KEY_VIOLATION;
+}
+
+static void
+enqueue(const DwPostponed *postponed, const DwError *error)
+{
+	DwFlow	   *flow = flow_of(postponed);
+	instr_time	none;
+	DwKey		key;
+
+	if (flow == NULL)
+		return;
+	if (flow->direction == DW_REVERSE)
+		key = postponed->source_key;
+	else if (!dw_key_across(flow, &postponed->source_key, &key))
+		return;					/* a row without a key on the other side has no counterpart */
+	dw_queue_append(flow, &key, error ? error->sqlstate : 0, error ? error->message : NULL);
+	INSTR_TIME_SET_ZERO(none);
+	dw_stats_count(flow->compiled->mapping_id, flow->direction, DW_COUNT_QUEUED, none);
+	if (error != NULL)
+		dw_stats_count(flow->compiled->mapping_id, flow->direction, DW_COUNT_FAILED, none);
+}
+
+/* The time that they took together is shared out among the keys. */
+static void
+count_settled(List *keys, instr_time start)
+{
+	instr_time	elapsed;
+	ListCell   *lc;
+
+	INSTR_TIME_SET_CURRENT(elapsed);
+	INSTR_TIME_SUBTRACT(elapsed, start);
+	elapsed = dw_instr_time_divide(elapsed, list_length(keys));
+	foreach(lc, keys)
+	{
+		DwPostponed *postponed = lfirst(lc);
+
+		dw_stats_count(postponed->mapping_id, postponed->direction, DW_COUNT_UPDATE, elapsed);
+	}
+}
+
+/* One key after the other, each in its own subtransaction: only the failing ones are queued. */
+static void
+settle_one_by_one(List *keys, bool undo)
+{
+	ListCell   *lc;
+
+	foreach(lc, keys)
+	{
+		DwPostponed *postponed = lfirst(lc);
+		DwFlow	   *flow = flow_of(postponed);
+		Settling	settling = {list_make1(postponed)};
+		DwError		error;
+		instr_time	start;
+
+		if (flow == NULL)
+			continue;
+		INSTR_TIME_SET_CURRENT(start);
+		if (dw_try(settle, &settling, undo, flow->compiled->queue_errors ? NULL : is_missing_parent, &error))
+			count_settled(settling.keys, start);
+		else
+			enqueue(postponed, &error);
+	}
+}
+
+/* Keys of one policy. */
+static void
+settle_all(List *keys, bool undo)
+{
+	Settling	settling = {keys};
+	DwError		error;
+	instr_time	start;
+
+	if (keys == NIL)
+		return;
+	INSTR_TIME_SET_CURRENT(start);
+	if (dw_try(settle, &settling, undo, NULL, &error))
+		count_settled(keys, start);
+	else
+		settle_one_by_one(keys, undo);
+}
+
+void
+dw_postponed_settle(DwStatement *statement)
+{
+	List	   *keys = list_concat(statement->postponed, statement->moving);
+	List	   *inline_keys = NIL;
+	List	   *discarded = NIL;
+	ListCell   *lc;
+
+	statement->postponed = statement->moving = NIL;
+	foreach(lc, keys)
+	{
+		DwPostponed *postponed = lfirst(lc);
+		DwFlow	   *flow = flow_of(postponed);
+
+		if (flow == NULL)
+			continue;
+		if (flow->compiled->mapping->queued)
+			enqueue(postponed, NULL);
+		else if (flow->compiled->discard)
+			discarded = lappend(discarded, postponed);
+		else
+			inline_keys = lappend(inline_keys, postponed);
+	}
+	settle_all(inline_keys, false);
+	settle_all(discarded, true);
+}
+
+void
+dw_postponed_enqueue(DwStatement *statement)
+{
+	ListCell   *lc;
+
+	foreach(lc, statement->postponed)
+		enqueue(lfirst(lc), NULL);
+	foreach(lc, statement->moving)
+		enqueue(lfirst(lc), NULL);
+	statement->postponed = statement->moving = NIL;
+}

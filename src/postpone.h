@@ -1,0 +1,20 @@
+/*
+ * postpone.h: mirrors whose errors must not reach the application.
+ */
+#ifndef DW_POSTPONE_H
+#define DW_POSTPONE_H
+
+#include "statement.h"
+
+/* Do events of this flow wait for the end of the statement? */
+extern bool dw_postpones(const DwFlow *flow);
+extern void dw_postpone(DwStatement *statement, DwFlow *flow, const DwKey *source_key);
+/* The statement is over: converge what was put off, queue what fails. */
+extern void dw_postponed_settle(DwStatement *statement);
+/* Nobody settled it before the (sub)transaction commits: queue it all. */
+extern void dw_postponed_enqueue(DwStatement *statement);
+
+/* mirror.c: converge in the application's transaction, and let followers follow. */
+extern void dw_mirror_converge(DwStatement *statement, DwFlow *flow, const DwKey *source_key);
+
+#endif							/* DW_POSTPONE_H */

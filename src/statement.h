@@ -1,0 +1,47 @@
+/*
+ * statement.h: what the mirror keeps open for the length of one statement of the application.
+ */
+#ifndef DW_STATEMENT_H
+#define DW_STATEMENT_H
+
+#include "converge.h"
+
+#include "utils/resowner.h"
+
+/* A key that is brought to agreement when the statement is over. */
+typedef struct DwPostponed
+{
+	int32		mapping_id;
+	DwDirection direction;
+	DwKey		source_key;		/* copied */
+} DwPostponed;
+
+/* One for each subtransaction in which mirrors have run since its last statement ended. */
+typedef struct DwStatement
+{
+	SubTransactionId subid;
+	ResourceOwner owner;		/* of everything kept open */
+	MemoryContext context;
+	List	   *open;			/* private */
+	List	   *postponed;		/* of DwPostponed */
+	int			following;		/* depth of writes that follow others */
+	List	   *followed;		/* of DwPostponed: keys of writes that followed others, for their memory only */
+	List	   *moving;			/* of DwPostponed: rows between the two halves of a move to another partition */
+} DwStatement;
+
+/* That of the current subtransaction, made when there is none. */
+extern DwStatement *dw_statement_get(void);
+/* That of the current subtransaction, or NULL. */
+extern DwStatement *dw_statement_find(void);
+/* Opened on first use, closed with the statement.  The statement's resource owner must be current. */
+extern DwTarget *dw_statement_target(DwStatement *statement, DwFlow *flow);
+extern DwConverge *dw_statement_converge(DwStatement *statement, DwFlow *flow);
+/* Flows of other mappings that a write to this flow's target has to go on to. */
+extern List *dw_statement_followers(DwStatement *statement, DwFlow *flow);
+extern DwPostponed *dw_statement_postpone(DwStatement *statement, List **list, DwFlow *flow, const DwKey *source_key);
+/* Close everything; forgets what is still postponed. */
+extern void dw_statement_close(DwStatement *statement);
+/* on_leftover is called, before a (sub)transaction commits, for a statement that nobody closed. */
+extern void dw_statement_init(void (*on_leftover) (DwStatement *statement));
+
+#endif							/* DW_STATEMENT_H */

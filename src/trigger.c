@@ -1,0 +1,253 @@
+/*
+ * trigger.c: the triggers on users' tables.
+ *
+ * Both tables of a mapping carry the same triggers from `shadow` on; what they do depends on the phase that was compiled
+ * into the mapping, so that climbing a rung creates and drops nothing while the application writes.  A trigger never
+ * reads the extension's tables: mapping.c hands it what it needs.
+ *
+ * The names matter: "!dualwrite_write" fires before, and "~dualwrite_delete" after, the constraint triggers of a table,
+ * which is the order in which foreign keys of the new side want to be written.
+ */
+#include "postgres.h"
+
+#include "apply.h"
+#include "mirror.h"
+
+#include "access/htup_details.h"
+#include "access/xact.h"
+#include "commands/trigger.h"
+#include "fmgr.h"
+#include "miscadmin.h"
+#include "utils/lsyscache.h"
+#include "utils/rel.h"
+
+PG_FUNCTION_INFO_V1(dw_trigger_mirror);
+PG_FUNCTION_INFO_V1(dw_trigger_flush);
+PG_FUNCTION_INFO_V1(dw_trigger_truncate);
+
+/* What a write to one side of a mapping means, by phase. */
+typedef enum Meaning
+{
+	MEANS_NOTHING,
+	MEANS_MIRROR,
+	MEANS_REFUSED
+} Meaning;
+
+static const struct
+{
+	Meaning		old_side;
+	Meaning		new_side;
+}			meaning[DW_NUM_PHASES] = {
+	[DW_PHASE_DEFINED] = {MEANS_NOTHING, MEANS_NOTHING},
+	[DW_PHASE_SHADOW] = {MEANS_MIRROR, MEANS_REFUSED},
+	[DW_PHASE_DUAL_WRITE] = {MEANS_MIRROR, MEANS_REFUSED},
+	[DW_PHASE_BACKFILL] = {MEANS_MIRROR, MEANS_REFUSED},
+	[DW_PHASE_VERIFY] = {MEANS_MIRROR, MEANS_REFUSED},
+	[DW_PHASE_READ_SWITCH] = {MEANS_MIRROR, MEANS_MIRROR},
+	[DW_PHASE_CUTOVER] = {MEANS_MIRROR, MEANS_MIRROR},
+	[DW_PHASE_COMPLETE] = {MEANS_REFUSED, MEANS_NOTHING}
+};
+
+static TriggerData *
+trigger_data(FunctionCallInfo fcinfo, const char *name)
+{
+	if (!CALLED_AS_TRIGGER(fcinfo))
+		ereport(ERROR,
+				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
+				 errmsg("function \"%s\" was not called by trigger manager", name),
+				 errhint("dualwrite.advance creates the triggers that call it.")));
+	return (TriggerData *) fcinfo->context;
+}
+
+static void
+refuse(DwCompiled *compiled, DwTable *table, bool old_side)
+{
+	if (old_side)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("table %s is the old side of migration \"%s\", which is complete",
+						compiled->mapping->old_name, compiled->migration),
+				 errdetail("Writes to it would be lost."),
+				 errhint("Write to %s.", compiled->mapping->new_name)));
+	ereport(ERROR,
+			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+			 errmsg("table %s is the new side of migration \"%s\", which is in phase \"%s\"",
+					compiled->mapping->new_name, compiled->migration, dw_phase_name(compiled->phase)),
+			 errdetail("Until read_switch only the mirror of %s writes it.", compiled->mapping->old_name),
+			 errhint("Write to %s, or see dualwrite.status for the way to read_switch.", compiled->mapping->old_name)));
+}
+
+/* Has this transaction written the row again since the event was queued? */
+static bool
+is_superseded(TupleTableSlot *slot)
+{
+	HeapTuple	tuple;
+	bool		should_free;
+	bool		result;
+
+	if (!TTS_IS_BUFFERTUPLE(slot))
+		return false;			/* a foreign table's row has no versions here */
+	tuple = ExecFetchSlotHeapTuple(slot, false, &should_free);
+	result = (tuple->t_data->t_infomask & HEAP_XMAX_INVALID) == 0 &&
+		!HEAP_XMAX_IS_LOCKED_ONLY(tuple->t_data->t_infomask) &&
+		TransactionIdIsCurrentTransactionId(HeapTupleHeaderGetUpdateXid(tuple->t_data));
+	if (should_free)
+		heap_freetuple(tuple);
+	return result;
+}
+
+/* Has the key that this event deletes been inserted again since, by a trigger that fired before us? */
+static bool
+is_reborn(DwTable *table, TupleTableSlot *slot)
+{
+	HeapTuple	tuple;
+	bool		should_free;
+	bool		result;
+
+	if (!TTS_IS_BUFFERTUPLE(slot))
+		return false;
+	tuple = ExecFetchSlotHeapTuple(slot, false, &should_free);
+	result = TransactionIdIsCurrentTransactionId(HeapTupleHeaderGetUpdateXid(tuple->t_data)) &&
+		dw_mirror_inserted_since(table->root, HeapTupleHeaderGetCmax(tuple->t_data));
+	if (should_free)
+		heap_freetuple(tuple);
+	return result;
+}
+
+static bool
+is_moving(TupleTableSlot *slot)
+{
+	HeapTuple	tuple;
+	bool		should_free;
+	bool		result;
+
+	if (!TTS_IS_BUFFERTUPLE(slot))
+		return false;
+	tuple = ExecFetchSlotHeapTuple(slot, false, &should_free);
+	result = HeapTupleHeaderIndicatesMovedPartitions(tuple->t_data);
+	if (should_free)
+		heap_freetuple(tuple);
+	return result;
+}
+
+/* The event in the layout of the root. */
+static void
+describe_event(TriggerData *data, DwTable *table, DwRowEvent *event)
+{
+	memset(event, 0, sizeof(*event));
+	event->event = data->tg_event;
+	event->rel = data->tg_relation;
+	event->table = table;
+	if (TRIGGER_FIRED_BY_INSERT(data->tg_event))
+		event->new_row = data->tg_trigslot;
+	else
+		event->old_row = data->tg_trigslot;
+	if (TRIGGER_FIRED_BY_UPDATE(data->tg_event))
+		event->new_row = data->tg_newslot;
+
+	if (event->new_row != NULL)
+		event->stale = is_superseded(event->new_row);
+	else
+	{
+		event->stale = is_reborn(table, event->old_row);
+		event->moving = !event->stale && is_moving(event->old_row);
+	}
+	if (table->to_root != NULL && event->old_row != NULL)
+		event->old_row = execute_attr_map_slot(table->to_root->attrMap, event->old_row, table->root_slot_old);
+	if (table->to_root != NULL && event->new_row != NULL)
+		event->new_row = execute_attr_map_slot(table->to_root->attrMap, event->new_row, table->root_slot);
+}
+
+static void
+mirror_as_old(DwTable *table, const DwRowEvent *event)
+{
+	int			n = list_length(table->as_old);
+
+	/* parents first, but for deletes children first */
+	for (int i = 0; i < n; i++)
+	{
+		DwCompiled *compiled = list_nth(table->as_old, TRIGGER_FIRED_BY_DELETE(event->event) ? n - 1 - i : i);
+
+		if (meaning[compiled->phase].old_side == MEANS_REFUSED)
+			refuse(compiled, table, true);
+		if (meaning[compiled->phase].old_side == MEANS_MIRROR)
+			dw_mirror_row(&compiled->flow[DW_FORWARD], event);
+	}
+}
+
+static void
+mirror_as_new(DwTable *table, const DwRowEvent *event)
+{
+	ListCell   *lc;
+
+	foreach(lc, table->as_new)
+	{
+		DwCompiled *compiled = lfirst(lc);
+
+		if (meaning[compiled->phase].new_side == MEANS_REFUSED)
+			refuse(compiled, table, false);
+		if (meaning[compiled->phase].new_side == MEANS_MIRROR)
+			dw_mirror_row(&compiled->flow[DW_REVERSE], event);
+	}
+}
+
+/* AFTER INSERT OR UPDATE OR DELETE FOR EACH ROW on either side. */
+Datum
+dw_trigger_mirror(PG_FUNCTION_ARGS)
+{
+	TriggerData *data = trigger_data(fcinfo, "mirror");
+	DwTable    *table;
+	DwRowEvent	event;
+
+	/* the other side of a write that is already being mirrored, or a dump being restored by pg_upgrade */
+	if (dw_statement_writing() == RelationGetRelid(data->tg_relation) || IsBinaryUpgrade)
+		return PointerGetDatum(NULL);
+	table = dw_table_get(data->tg_relation);
+	if (table->as_old == NIL && table->as_new == NIL)
+		return PointerGetDatum(NULL);
+	describe_event(data, table, &event);
+	mirror_as_old(table, &event);
+	mirror_as_new(table, &event);
+	return PointerGetDatum(NULL);
+}
+
+/* AFTER INSERT OR UPDATE OR DELETE FOR EACH STATEMENT. */
+Datum
+dw_trigger_flush(PG_FUNCTION_ARGS)
+{
+	(void) trigger_data(fcinfo, "mirror_flush");
+	dw_mirror_flush();
+	return PointerGetDatum(NULL);
+}
+
+/* BEFORE TRUNCATE FOR EACH STATEMENT, on the table and on each leaf. */
+Datum
+dw_trigger_truncate(PG_FUNCTION_ARGS)
+{
+	TriggerData *data = trigger_data(fcinfo, "mirror_truncate");
+	DwTable    *table;
+	ListCell   *lc;
+
+	if (IsBinaryUpgrade)
+		return PointerGetDatum(NULL);
+	table = dw_table_get(data->tg_relation);
+	foreach(lc, table->as_old)
+	{
+		DwCompiled *compiled = lfirst(lc);
+
+		if (meaning[compiled->phase].old_side == MEANS_REFUSED)
+			refuse(compiled, table, true);
+		if (meaning[compiled->phase].old_side == MEANS_MIRROR)
+			dw_mirror_truncate(&compiled->flow[DW_FORWARD], table, data->tg_relation);
+	}
+	foreach(lc, table->as_new)
+	{
+		DwCompiled *compiled = lfirst(lc);
+
+		if (meaning[compiled->phase].new_side == MEANS_REFUSED && !dw_truncating())
+			refuse(compiled, table, false);
+		if (meaning[compiled->phase].new_side == MEANS_MIRROR)
+			dw_mirror_truncate(&compiled->flow[DW_REVERSE], table, data->tg_relation);
+	}
+	return PointerGetDatum(NULL);
+}

@@ -1,0 +1,160 @@
+/*
+ * truncate.c: TRUNCATE of one side, made on the other.
+ *
+ * Where the target holds nothing but this mapping's rows, and nobody references it, it is truncated as well; anything
+ * else (a leaf, a filter, a union, a referenced table) is a delete of each row that is about to go.
+ */
+#include "postgres.h"
+
+#include "absorb.h"
+#include "mirror.h"
+#include "owner.h"
+
+#include "access/table.h"
+#include "access/tableam.h"
+#include "access/xact.h"
+#include "catalog/pg_class.h"
+#include "executor/spi.h"
+#include "miscadmin.h"
+#include "storage/bufmgr.h"
+#include "utils/builtins.h"
+#include "utils/lsyscache.h"
+#include "utils/memutils.h"
+#include "utils/rel.h"
+#include "utils/snapmgr.h"
+
+static bool truncating = false;
+
+bool
+dw_truncating(void)
+{
+	return truncating;
+}
+
+/* Does another table reference this one? */
+static bool
+is_referenced(Oid relid)
+{
+	bool		result;
+
+	SPI_connect();
+	result = SPI_execute_with_args("SELECT 1 FROM pg_catalog.pg_constraint WHERE contype OPERATOR(pg_catalog.=) 'f'"
+								   " AND confrelid OPERATOR(pg_catalog.=) $1 AND conrelid OPERATOR(pg_catalog.<>) $1",
+								   1, (Oid[]) {OIDOID}, (Datum[]) {ObjectIdGetDatum(relid)}, NULL, true, 1) == SPI_OK_SELECT &&
+		SPI_processed > 0;
+	SPI_finish();
+	return result;
+}
+
+/* Is every row of the target this mapping's? */
+static bool
+owns_whole_target(DwFlow *flow)
+{
+	DwCompiled *compiled = flow->compiled;
+	Relation	rel;
+	DwTable    *table;
+	int			mappings;
+
+	if (!flow->owns_target || compiled->mapping->filter != NULL || compiled->new_is_foreign ||
+		compiled->mapping->queued || flow->direction == DW_REVERSE)
+		return false;
+	rel = table_open(flow->target, AccessShareLock);
+	table = dw_table_get(rel);
+	mappings = list_length(table->as_new) + list_length(table->as_old);
+	table_close(rel, NoLock);
+	return mappings == 1;
+}
+
+static void
+truncate_target(void *arg)
+{
+	DwFlow	   *flow = arg;
+	DwOwnerScope scope;
+	char	   *sql = psprintf("TRUNCATE %s", quote_qualified_identifier(get_namespace_name(get_rel_namespace(flow->target)),
+																		 get_rel_name(flow->target)));
+
+	truncating = true;
+	PG_TRY();
+	{
+		dw_owner_enter(&scope, flow->target_owner, true);
+		SPI_connect();
+		if (SPI_execute(sql, false, 0) != SPI_OK_UTILITY)
+			elog(ERROR, "could not execute \"%s\"", sql);
+		SPI_finish();
+		dw_owner_leave(&scope);
+	}
+	PG_FINALLY();
+	{
+		truncating = false;
+	}
+	PG_END_TRY();
+}
+
+static bool
+is_empty(Oid relid)
+{
+	ListCell   *lc;
+
+	foreach(lc, dw_heaps_of(relid, AccessShareLock))
+	{
+		Relation	rel;
+		BlockNumber blocks = 0;
+
+		if (!RELKIND_HAS_TABLE_AM(get_rel_relkind(lfirst_oid(lc))))
+			continue;
+		rel = table_open(lfirst_oid(lc), NoLock);
+		blocks = RelationGetNumberOfBlocks(rel);
+		table_close(rel, NoLock);
+		if (blocks > 0)
+			return false;
+	}
+	return true;
+}
+
+/* Mirror the delete of every row. */
+static void
+delete_rows(DwFlow *flow, DwTable *table, Relation rel)
+{
+	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
+	TupleTableSlot *slot = table_slot_create(rel, NULL);
+	TableScanDesc scan = table_beginscan(rel, snapshot, 0, NULL);
+	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext, "dualwrite truncate", ALLOCSET_DEFAULT_SIZES);
+	MemoryContext old = MemoryContextSwitchTo(context);
+	DwRowEvent	event = {.event = TRIGGER_EVENT_DELETE | TRIGGER_EVENT_ROW, .rel = rel, .table = table};
+
+	while (table_scan_getnextslot(scan, ForwardScanDirection, slot))
+	{
+		CHECK_FOR_INTERRUPTS();
+		event.old_row = table->to_root ? execute_attr_map_slot(table->to_root->attrMap, slot, table->root_slot_old) : slot;
+		dw_mirror_row(flow, &event);
+		MemoryContextReset(context);
+	}
+	MemoryContextSwitchTo(old);
+	MemoryContextDelete(context);
+	table_endscan(scan);
+	ExecDropSingleTupleTableSlot(slot);
+	UnregisterSnapshot(snapshot);
+	dw_mirror_flush();
+}
+
+void
+dw_mirror_truncate(DwFlow *flow, DwTable *table, Relation rel)
+{
+	DwError		error;
+
+	if (truncating || (!flow->compiled->new_is_foreign && is_empty(flow->target)))
+		return;
+	if (table->relid == table->root && owns_whole_target(flow) && !is_referenced(flow->target))
+	{
+		if (!flow->compiled->queue_errors)
+		{
+			truncate_target(flow);
+			return;
+		}
+		if (dw_try(truncate_target, flow, flow->compiled->discard, NULL, &error))
+			return;
+	}
+	/* the rows of a partitioned table are its leaves', and their own triggers fire next */
+	if (RELKIND_HAS_TABLE_AM(rel->rd_rel->relkind))
+		delete_rows(flow, table, rel);
+}
