@@ -282,7 +282,7 @@ attempt_from_result(TM_Result result)
  * nothing.  columns and row in root layout.
  */
 static bool
-merge_row(DwTarget *target, DwLeaf *leaf, TupleTableSlot *root_row, const Bitmapset *columns)
+merge_row(DwLeaf *leaf, TupleTableSlot *root_row, const Bitmapset *columns)
 {
 	TupleTableSlot *merged = leaf->write_slot;
 	int			natts = RelationGetNumberOfAttributes(leaf->rel);
@@ -412,7 +412,7 @@ update_found(DwTarget *target, DwLeaf *leaf, TupleTableSlot *row, const Bitmapse
 	DwApplied	applied = DW_APPLIED_UPDATE;
 
 	*again = false;
-	if (!merge_row(target, leaf, row, columns) && target->quiet_unchanged)
+	if (!merge_row(leaf, row, columns) && target->quiet_unchanged)
 		applied = DW_APPLIED_NOTHING;
 	else
 	{

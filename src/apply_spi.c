@@ -182,7 +182,7 @@ release_plans(void *arg)
 	SPIPlanPtr	plans[] = {statements->insert, statements->update, statements->exists, statements->delete,
 	statements->reset, statements->move, statements->select};
 
-	for (int i = 0; i < lengthof(plans); i++)
+	for (size_t i = 0; i < lengthof(plans); i++)
 		if (plans[i] != NULL)
 			SPI_freeplan(plans[i]);
 }

@@ -60,7 +60,7 @@ trigger_data(FunctionCallInfo fcinfo, const char *name)
 }
 
 static void
-refuse(DwCompiled *compiled, DwTable *table, bool old_side)
+refuse(DwCompiled *compiled, bool old_side)
 {
 	if (old_side)
 		ereport(ERROR,
@@ -169,7 +169,7 @@ mirror_as_old(DwTable *table, const DwRowEvent *event)
 		DwCompiled *compiled = list_nth(table->as_old, TRIGGER_FIRED_BY_DELETE(event->event) ? n - 1 - i : i);
 
 		if (meaning[compiled->phase].old_side == MEANS_REFUSED)
-			refuse(compiled, table, true);
+			refuse(compiled, true);
 		if (meaning[compiled->phase].old_side == MEANS_MIRROR)
 			dw_mirror_row(&compiled->flow[DW_FORWARD], event);
 	}
@@ -185,7 +185,7 @@ mirror_as_new(DwTable *table, const DwRowEvent *event)
 		DwCompiled *compiled = lfirst(lc);
 
 		if (meaning[compiled->phase].new_side == MEANS_REFUSED)
-			refuse(compiled, table, false);
+			refuse(compiled, false);
 		if (meaning[compiled->phase].new_side == MEANS_MIRROR)
 			dw_mirror_row(&compiled->flow[DW_REVERSE], event);
 	}
@@ -236,7 +236,7 @@ dw_trigger_truncate(PG_FUNCTION_ARGS)
 		DwCompiled *compiled = lfirst(lc);
 
 		if (meaning[compiled->phase].old_side == MEANS_REFUSED)
-			refuse(compiled, table, true);
+			refuse(compiled, true);
 		if (meaning[compiled->phase].old_side == MEANS_MIRROR)
 			dw_mirror_truncate(&compiled->flow[DW_FORWARD], table, data->tg_relation);
 	}
@@ -245,7 +245,7 @@ dw_trigger_truncate(PG_FUNCTION_ARGS)
 		DwCompiled *compiled = lfirst(lc);
 
 		if (meaning[compiled->phase].new_side == MEANS_REFUSED && !dw_truncating())
-			refuse(compiled, table, false);
+			refuse(compiled, false);
 		if (meaning[compiled->phase].new_side == MEANS_MIRROR)
 			dw_mirror_truncate(&compiled->flow[DW_REVERSE], table, data->tg_relation);
 	}

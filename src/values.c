@@ -68,7 +68,7 @@ pin_output_settings(void)
 	};
 	int			nest = NewGUCNestLevel();
 
-	for (int i = 0; i < lengthof(pinned); i++)
+	for (size_t i = 0; i < lengthof(pinned); i++)
 		(void) set_config_option(pinned[i][0], pinned[i][1], PGC_USERSET, PGC_S_SESSION,
 								 GUC_ACTION_SAVE, true, 0, false);
 	return nest;
