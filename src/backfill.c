@@ -24,9 +24,9 @@
 #include "attempt.h"
 #include "backfill.h"
 #include "converge.h"
+#include "follow.h"
 #include "owner.h"
 #include "queue.h"
-#include "rowkey.h"
 #include "settings.h"
 #include "sql.h"
 #include "throttle.h"
@@ -101,6 +101,7 @@ typedef struct DwBatch
 	int			count;
 	DwCounts	part;			/* what trying it did; counts once it has succeeded */
 	DwCounts	total;
+	List	   *followers;
 	bool		by_key;			/* converge key by key instead of bulk insert */
 	bool		insist;			/* queue rows behind locks instead of giving up */
 	int			lock_failures;
@@ -314,20 +315,30 @@ queue_projected(DwBatch *batch, TupleTableSlot *projected)
 	batch->part.queued++;
 }
 
-/* For rows that do not, or whose insert fails. */
+/* The mapping's key of row i, whether it projects or not. */
 static void
-queue_unprojected(DwBatch *batch, int i, const DwError *failure)
+key_of_source(DwBatch *batch, int i, DwKey *key)
 {
-	DwKey		key;
+	DwKey		source_key;
 
-	if (!dw_row_key(batch->flow, source_row(batch, i), &key))
+	if (!dw_key_of_row(batch->flow->source_key, source_row(batch, i), &source_key) ||
+		!dw_key_across(batch->flow, &source_key, key))
 		ereport(ERROR,
 				(errcode(ERRCODE_NOT_NULL_VIOLATION),
-				 errmsg("row (%u,%u) of table \"%s\" gives no key for %s: a key column is null",
+				 errmsg("row (%u,%u) of table \"%s\" has no key in %s",
 						ItemPointerGetBlockNumber(&batch->rows[i]->tts_tid), ItemPointerGetOffsetNumber(&batch->rows[i]->tts_tid),
 						RelationGetRelationName(batch->heap), batch->flow->compiled->mapping->new_name),
 				 errhint("Correct the row or the mapping; the backfill goes on from there.")));
-	dw_queue_append(batch->flow, &key, failure ? failure->sqlstate : 0, failure ? failure->message : NULL);
+}
+
+/* For rows that do not project, or whose insert fails. */
+static void
+queue_unprojected(DwBatch *batch, int i, const DwError *error)
+{
+	DwKey		key;
+
+	key_of_source(batch, i, &key);
+	dw_queue_append(batch->flow, &key, error ? error->sqlstate : 0, error ? error->message : NULL);
 }
 
 /*
@@ -344,6 +355,18 @@ source_unchanged(DwBatch *batch, ItemPointer tid)
 	found = table_tuple_fetch_row_version(batch->heap, tid, &dirty, batch->recheck_slot);
 	ExecClearTuple(batch->recheck_slot);
 	return found && !TransactionIdIsValid(dirty.xmin) && !TransactionIdIsValid(dirty.xmax);
+}
+
+/* The row was written: it may be the source of another mapping's. */
+static void
+follow(DwBatch *batch, int i)
+{
+	DwKey		key;
+
+	if (batch->followers == NIL)
+		return;
+	key_of_source(batch, i, &key);
+	dw_follow_later(batch->followers, batch->flow, &key);
 }
 
 /* Rows waiting in the bulk: origin[i] is the row of the chunk that row i of the bulk came from. */
@@ -372,6 +395,7 @@ flush(DwBatch *batch, DwPending *pending)
 			if (source_unchanged(batch, &batch->rows[origin]->tts_tid))
 			{
 				batch->part.copied++;
+				follow(batch, origin);
 				continue;
 			}
 			dw_bulk_take_back(pending->bulk, i);
@@ -467,6 +491,7 @@ copy_by_key(DwBatch *batch)
 				break;
 			case DW_CONVERGED_WROTE:
 				batch->part.copied++;
+				follow(batch, i);
 				break;
 			case DW_CONVERGED_BUSY:
 				dw_queue_append_json(batch->flow->compiled->mapping_id, batch->flow->direction, json, 0, NULL);
@@ -577,6 +602,7 @@ open_batch(DwBatch *batch, DwHeap *place, DwCompiled *compiled, Relation heap)
 	batch->rows = palloc(sizeof(TupleTableSlot *) * DW_CHUNK_ROWS);
 	for (int i = 0; i < DW_CHUNK_ROWS; i++)
 		batch->rows[i] = table_slot_create(heap, NULL);
+	batch->followers = dw_followers_of(flow);
 	batch->by_key = !flow->owns_target || compiled->new_is_foreign || flow->source == flow->target;
 	batch->insist = pace.locked >= DW_LOCK_RETRIES;
 	batch->chunk_context = AllocSetContextCreate(CurrentMemoryContext, "dualwrite chunk", ALLOCSET_DEFAULT_SIZES);

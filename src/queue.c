@@ -12,9 +12,11 @@
 
 #include "attempt.h"
 #include "converge.h"
+#include "follow.h"
 #include "queue.h"
 #include "settings.h"
 #include "sql.h"
+#include "worker.h"
 
 #include "catalog/pg_type.h"
 #include "commands/async.h"
@@ -67,6 +69,7 @@ dw_queue_append_json(int32 mapping_id, DwDirection direction, Jsonb *key, int sq
 				  5, (DwArg[]) {DW_INT4(mapping_id), DW_TEXT(direction_name(direction)), DW_JSONB(key),
 				  DW_TEXT(sqlstate == 0 ? NULL : unpack_sql_state(sqlstate)), DW_TEXT(message)});
 	dw_sql_end(&sql);
+	dw_worker_wake();
 }
 
 void
@@ -189,6 +192,8 @@ converge_key(void *arg)
 	converge = dw_converge_open(flow, false);
 	work->result = dw_converge(converge, &key);
 	dw_converge_close(converge);
+	if (work->result == DW_CONVERGED_WROTE)
+		dw_follow_later(dw_followers_of(flow), flow, &key);
 	dw_write_end(flow->target_owner);
 }
 
