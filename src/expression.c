@@ -50,6 +50,7 @@ typedef struct DwWalk
 {
 	int			depth;			/* of sub-selects around the node */
 	int			natts;			/* of the source, for whole-row references */
+	const char *what;			/* the expression is for */
 	Bitmapset  *columns;
 	bool		user_code;
 } DwWalk;
@@ -72,7 +73,7 @@ add_error_context(void *arg)
 
 /* The one expression in the text; anything that is more than that is a syntax error. */
 static Node *
-parse_raw(const char *query)
+parse_raw(const char *query, const char *what)
 {
 	List	   *statements = raw_parser(query, RAW_PARSE_DEFAULT);
 	SelectStmt *select = NULL;
@@ -88,7 +89,7 @@ parse_raw(const char *query)
 		select->limitCount || select->lockingClause || select->withClause)
 		ereport(ERROR,
 				(errcode(ERRCODE_SYNTAX_ERROR),
-				 errmsg("a single SQL expression is expected"),
+				 errmsg("what is given for %s is not one SQL expression", what),
 				 errhint("Write what could stand between SELECT and FROM; put a whole SELECT into parentheses.")));
 
 	target = linitial_node(ResTarget, select->targetList);
@@ -97,7 +98,7 @@ parse_raw(const char *query)
 		(IsA(reference, ColumnRef) && IsA(llast(reference->fields), A_Star)))
 		ereport(ERROR,
 				(errcode(ERRCODE_SYNTAX_ERROR),
-				 errmsg("a single SQL expression is expected"),
+				 errmsg("what is given for %s is not one SQL expression", what),
 				 errhint("Leave out the alias, or name one column instead of \"*\".")));
 	return target->val;
 }
@@ -116,6 +117,8 @@ add_row_name(ParseState *pstate, ParseNamespaceItem *row, const char *name)
 	/* with an alias, so that "schema.table.column" goes on finding only the table itself */
 	item->p_rte = copyObject(row->p_rte);
 	item->p_rte->alias = makeAlias(name, NIL);
+	/* a whole-row reference is one only through the names that are the entry's own */
+	item->p_rte->eref = item->p_names;
 	addNSItemToQuery(pstate, item, false, true, false);
 }
 
@@ -135,22 +138,22 @@ make_pstate(const char *query, Relation source, const char *source_alias)
 
 /* What makes sense only over many rows, or gives many, is no value of a column. */
 static void
-refuse_sets(ParseState *pstate)
+refuse_sets(ParseState *pstate, const char *what)
 {
 	if (pstate->p_hasAggs)
 		ereport(ERROR,
 				(errcode(ERRCODE_GROUPING_ERROR),
-				 errmsg("aggregate functions are not allowed in a mapping"),
+				 errmsg("aggregate functions are not allowed in the expression for %s", what),
 				 errhint("A mapping looks at one row; an aggregate may stand in a sub-select.")));
 	if (pstate->p_hasWindowFuncs)
 		ereport(ERROR,
 				(errcode(ERRCODE_WINDOWING_ERROR),
-				 errmsg("window functions are not allowed in a mapping"),
+				 errmsg("window functions are not allowed in the expression for %s", what),
 				 errhint("A mapping looks at one row; a window function may stand in a sub-select.")));
 	if (pstate->p_hasTargetSRFs)
 		ereport(ERROR,
 				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-				 errmsg("set-returning functions are not allowed in a mapping"),
+				 errmsg("set-returning functions are not allowed in the expression for %s", what),
 				 errhint("Write an expression that gives one value a row.")));
 }
 
@@ -204,7 +207,7 @@ note_column(const Var *var, DwWalk *walk)
 	if (var->varattno < 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-				 errmsg("system columns are not allowed in a mapping"),
+				 errmsg("system columns are not allowed in the expression for %s", walk->what),
 				 errhint("Their values say where a row is stored, not what is in it.")));
 	if (var->varattno > 0)
 		walk->columns = bms_add_member(walk->columns, var->varattno);
@@ -214,17 +217,17 @@ note_column(const Var *var, DwWalk *walk)
 
 /* A sub-select must not lock rows, and must not read what other sessions cannot see. */
 static void
-check_subselect(const Query *query)
+check_subselect(const Query *query, const char *what)
 {
 	if (query->rowMarks != NIL)
 		ereport(ERROR,
 				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-				 errmsg("a sub-select that locks rows is not allowed in a mapping"),
+				 errmsg("a sub-select that locks rows is not allowed in the expression for %s", what),
 				 errhint("Leave out FOR UPDATE or FOR SHARE.")));
 	if (isQueryUsingTempRelation(unconstify(Query *, query)))
 		ereport(ERROR,
 				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-				 errmsg("temporary tables are not allowed in a mapping"),
+				 errmsg("temporary tables are not allowed in the expression for %s", what),
 				 errhint("Other sessions cannot see them; use a permanent table.")));
 }
 
@@ -241,7 +244,7 @@ walk_expression(Node *node, void *arg)
 	{
 		bool		result;
 
-		check_subselect((Query *) node);
+		check_subselect((Query *) node, walk->what);
 		walk->depth++;
 		result = query_tree_walker((Query *) node, walk_expression, walk, 0);
 		walk->depth--;
@@ -381,9 +384,9 @@ find_plain_column(DwExpression *expression)
  * also evaluates immutable functions of constants, hence as the owner of the table.
  */
 static void
-classify(DwExpression *expression, Relation source)
+classify(DwExpression *expression, Relation source, const char *what)
 {
-	DwWalk		walk = {.natts = RelationGetNumberOfAttributes(source)};
+	DwWalk		walk = {.natts = RelationGetNumberOfAttributes(source), .what = what};
 	DwOwnerScope scope;
 	Node	   *planned;
 
@@ -438,16 +441,16 @@ dw_expression_parse(const char *text, Relation source, const char *source_alias,
 
 	(void) collation;			/* an assignment takes the value whatever its collation */
 	error_context_stack = &callback;
-	node = parse_raw(query);
+	node = parse_raw(query, what);
 	pstate = make_pstate(query, source, source_alias);
 	node = transformExpr(pstate, node, EXPR_KIND_SELECT_TARGET);
-	refuse_sets(pstate);
+	refuse_sets(pstate, what);
 	node = coerce_node(pstate, node, type, typmod, what);
 	assign_expr_collations(pstate, node);
 
 	expression->node = node;
 	expression->has_sublink = pstate->p_hasSubLinks;
-	classify(expression, source);
+	classify(expression, source, what);
 	expression->text = deparse(expression, source);
 	free_parsestate(pstate);
 	error_context_stack = callback.previous;
@@ -469,7 +472,7 @@ dw_expression_column(Relation source, AttrNumber attno, Oid type, int32 typmod, 
 		return NULL;
 	assign_expr_collations(NULL, node);
 	expression->node = node;
-	classify(expression, source);
+	classify(expression, source, NameStr(att->attname));
 	expression->text = deparse(expression, source);
 	return expression;
 }

@@ -88,7 +88,9 @@ read_unique_index(Relation rel, Oid index)
 			if (key->unusable == NULL && !TupleDescAttr(RelationGetDescr(rel), attno - 1)->attnotnull)
 				key->unusable = psprintf("column \"%s\" may be NULL", name_of(rel, attno));
 		}
-		key->label = psprintf("%s (%s)", quote_identifier(get_rel_name(index)), column_list(rel, key->columns));
+		key->label = pstrdup(quote_identifier(get_rel_name(index)));
+		if (key->columns != NIL)
+			key->label = psprintf("%s (%s)", key->label, column_list(rel, key->columns));
 	}
 	ReleaseSysCache(tuple);
 	return key;

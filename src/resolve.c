@@ -282,15 +282,39 @@ parse_stored(const char *text, Relation source, Form_pg_attribute att, Oid type,
 	return expression;
 }
 
-/*
- * Parse text of the user's, as he would mean it in a query of his, and make sure that what will be stored means the same
- * to everybody else.
- */
+/* Parse text of the user's, as he would mean it in a query of his.  Errors of the parser get a hint, if they have none. */
+static DwExpression *
+parse_with_hint(const char *text, Relation source, Form_pg_attribute att, Oid type, const char *what)
+{
+	MemoryContext context = CurrentMemoryContext;
+	DwExpression *expression = NULL;
+
+	PG_TRY();
+	{
+		expression = dw_expression_parse(text, source, NULL, type, att ? att->atttypmod : -1,
+										 att ? att->attcollation : InvalidOid, what);
+	}
+	PG_CATCH();
+	{
+		ErrorData  *error;
+
+		MemoryContextSwitchTo(context);
+		error = CopyErrorData();
+		FlushErrorState();
+		if (error->hint == NULL)
+			error->hint = psprintf("Correct the expression for %s; it may use the columns of table %s.", what,
+								   dw_table_name(RelationGetRelid(source)));
+		ReThrowError(error);
+	}
+	PG_END_TRY();
+	return expression;
+}
+
+/* The same, and make sure that what will be stored means the same to everybody else. */
 static DwExpression *
 parse_declared(const char *text, Relation source, Form_pg_attribute att, Oid type, const char *what)
 {
-	DwExpression *expression = dw_expression_parse(text, source, NULL, type, att ? att->atttypmod : -1,
-												   att ? att->attcollation : InvalidOid, what);
+	DwExpression *expression = parse_with_hint(text, source, att, type, what);
 	DwExpression *stored = parse_stored(expression->text, source, att, type, what);
 
 	if (strcmp(expression->text, stored->text) != 0)
@@ -455,6 +479,30 @@ invert(const DwResolved *mapping, Form_pg_attribute att)
 	return make_column(att, expression, forward->insert_only, false);
 }
 
+/* A new column that forward leaves at its default would overwrite old values, once the new side is written. */
+static void
+warn_unfilled(const DwResolved *mapping, const DwResolvedColumn *column)
+{
+	int			attno = -1;
+
+	if (column->insert_only)
+		return;
+	while ((attno = bms_next_member(column->expression->columns, attno)) >= 0)
+	{
+		Form_pg_attribute att = TupleDescAttr(RelationGetDescr(mapping->new_rel), attno - 1);
+
+		if (att->attgenerated || att->attisdropped || dw_resolved_column(mapping, DW_FORWARD, attno) != NULL)
+			continue;
+		ereport(WARNING,
+				(errcode(ERRCODE_WARNING),
+				 errmsg("reverse expression for %s reads new column \"%s\", which forward does not fill",
+						column_name_of(mapping->old_rel, TupleDescAttr(RelationGetDescr(mapping->old_rel), column->attno - 1)),
+						NameStr(att->attname)),
+				 errhint("Updates on the new side would write its default over old values: give it an expression in forward,"
+						 " or make the reverse one {\"expr\": \"...\", \"on\": \"insert\"}.")));
+	}
+}
+
 static bool
 is_read_by_forward(const DwResolved *mapping, AttrNumber attno)
 {
@@ -503,7 +551,10 @@ resolve_reverse(DwResolved *mapping, List *items)
 		if (item == NULL)
 			column = invert(mapping, att);
 		else if (item->text != NULL)
+		{
 			column = resolve_item(item, mapping->new_rel, mapping->old_rel, att);
+			warn_unfilled(mapping, column);
+		}
 		if (column != NULL)
 			mapping->columns[DW_REVERSE] = lappend(mapping->columns[DW_REVERSE], column);
 		else if (item == NULL && is_read_by_forward(mapping, att->attnum))
