@@ -42,7 +42,7 @@ typedef struct DwDuty
 	const char *name;
 	DwPhase		first;			/* phases in which there is such work */
 	DwPhase		last;
-	bool		lock;			/* the phase must hold until the commit */
+	bool		lock;			/* the phase must hold until the commit; a comparison looks for itself */
 	int			poll_ms;
 	DwStep		(*step) (const DwMigration *migration, TimestampTz *next_due);
 } DwDuty;
@@ -62,7 +62,7 @@ static DwStep housekeeping_duty(const DwMigration *migration, TimestampTz *next_
 static const DwDuty duties[] = {
 	{DW_ROLE_QUEUE, "queue", DW_PHASE_SHADOW, DW_PHASE_CUTOVER, true, POLL_MS, dw_queue_step},
 	{DW_ROLE_BACKFILL, "backfill", DW_PHASE_BACKFILL, DW_PHASE_BACKFILL, true, POLL_MS, backfill_duty},
-	{DW_ROLE_RECONCILE, "reconcile", DW_PHASE_VERIFY, DW_PHASE_CUTOVER, true, POLL_MS, dw_reconcile_step},
+	{DW_ROLE_RECONCILE, "reconcile", DW_PHASE_VERIFY, DW_PHASE_CUTOVER, false, POLL_MS, dw_reconcile_step},
 	{DW_ROLE_NONE, "housekeeping", DW_PHASE_SHADOW, DW_PHASE_CUTOVER, false, HOUSEKEEPING_MS, housekeeping_duty},
 };
 
