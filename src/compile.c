@@ -2,8 +2,9 @@
  * compile.c: from a stored definition to something that makes rows, and the making of them.
  *
  * Expressions are the stored, fully qualified texts, parsed under a search_path without user schemas and run as the
- * source's owner.  Plain expressions are compiled once and evaluated on the trigger's slot; a flow with a sub-select
- * runs one prepared statement a row instead, since a sub-select cannot be compiled without a plan around it.
+ * source's owner.  Plain expressions are compiled once and evaluated on the trigger's slot.  Since a sub-select cannot be
+ * compiled without a plan around it, those of a flow are looked up by one prepared statement a row; what it returns is
+ * the outer tuple of the same projection, which casts it as an assignment would.
  */
 #include "postgres.h"
 
@@ -24,6 +25,8 @@
 #include "nodes/makefuncs.h"
 #include "nodes/nodeFuncs.h"
 #include "optimizer/optimizer.h"
+#include "parser/parse_coerce.h"
+#include "parser/parse_collate.h"
 #include "utils/builtins.h"
 #include "utils/datum.h"
 #include "utils/fmgroids.h"
@@ -48,13 +51,12 @@ struct DwProjection
 {
 	ExprContext *context[2];	/* taken in turn, so that two images can be held together */
 	int			turn;
-	ProjectionInfo *info;		/* NULL when the statement is used */
+	ProjectionInfo *info;
 	ExprState  *filter;			/* forward only; NULL without one */
 	ScopeColumn *scope;			/* reverse only */
 	int			nscope;
-	SPIPlanPtr	statement;
-	AttrNumber *statement_columns;	/* target column of each column of its result */
-	int			nstatement_columns;
+	SPIPlanPtr	statement;		/* of the expressions with sub-selects; NULL without any */
+	TupleTableSlot *looked_up;	/* what it returned */
 	bool		user_code;
 };
 
@@ -164,9 +166,27 @@ plan_expression(const char *text, Relation rel, Form_pg_attribute target, DwExpr
 	return (Node *) expression_planner((Expr *) dw_expand_virtual_columns(expression->node, rel));
 }
 
-/* One statement that makes the target columns out of a source row given as parameters. */
+/* Column i of what the statement returns, of the expression's own type, cast as an assignment would. */
+static Node *
+looked_up_column(const char *text, Relation source, Form_pg_attribute target, TupleDesc desc, int i)
+{
+	DwExpression *own = dw_expression_parse(text, source, NULL, InvalidOid, -1, InvalidOid, NameStr(target->attname));
+	Oid			type = exprType(own->node);
+	Node	   *node = (Node *) makeVar(OUTER_VAR, i, type, exprTypmod(own->node), exprCollation(own->node), 0);
+
+	TupleDescInitEntry(desc, i, NULL, type, exprTypmod(own->node), 0);
+	TupleDescInitEntryCollation(desc, i, exprCollation(own->node));
+	node = coerce_to_target_type(NULL, node, type, target->atttypid, target->atttypmod,
+								 COERCION_ASSIGNMENT, COERCE_IMPLICIT_CAST, -1);
+	if (node == NULL)
+		elog(ERROR, "expression of column \"%s\" no longer assigns", NameStr(target->attname));
+	assign_expr_collations(NULL, node);
+	return (Node *) expression_planner((Expr *) node);
+}
+
+/* One statement that evaluates the expressions (char *) over a source row given as parameters. */
 static void
-prepare_statement(DwFlow *flow, const DwMapping *mapping, Relation source)
+prepare_statement(DwFlow *flow, List *expressions)
 {
 	DwProjection *projection = flow->projection;
 	TupleDesc	desc = flow->source_desc;
@@ -176,15 +196,8 @@ prepare_statement(DwFlow *flow, const DwMapping *mapping, Relation source)
 
 	initStringInfo(&sql);
 	appendStringInfoString(&sql, "SELECT ");
-	foreach(lc, mapping->columns[flow->direction])
-	{
-		DwColumn   *column = lfirst(lc);
-
-		appendStringInfo(&sql, "%s(%s)", lc == list_head(mapping->columns[flow->direction]) ? "" : ", ",
-						 column->expression);
-		projection->statement_columns[projection->nstatement_columns++] =
-			get_attnum(flow->target, column->name);
-	}
+	foreach(lc, expressions)
+		appendStringInfo(&sql, "%s(%s)", lc == list_head(expressions) ? "" : ", ", (char *) lfirst(lc));
 	appendStringInfoString(&sql, " FROM (SELECT ");
 	for (int i = 0; i < desc->natts; i++)
 	{
@@ -196,7 +209,7 @@ prepare_statement(DwFlow *flow, const DwMapping *mapping, Relation source)
 		else
 			appendStringInfo(&sql, "%s$%d AS %s", i ? ", " : "", i + 1, quote_identifier(NameStr(att->attname)));
 	}
-	appendStringInfo(&sql, ") AS %s", quote_identifier(RelationGetRelationName(source)));
+	appendStringInfoString(&sql, ") AS " DW_ROW_ALIAS);
 
 	SPI_connect();
 	projection->statement = SPI_prepare(sql.data, desc->natts, types);
@@ -214,10 +227,12 @@ free_statement(void *arg)
 		SPI_freeplan(plan);
 }
 
-/* The target list of a flow; notes which columns it writes. */
+/* The target list of a flow; notes which columns it writes, and which expressions (char *) have to be looked up. */
 static List *
-compile_columns(DwFlow *flow, const DwMapping *mapping, Relation source, Relation target, bool *has_sublink)
+compile_columns(DwFlow *flow, const DwMapping *mapping, Relation source, Relation target, List **sought)
 {
+	DwProjection *projection = flow->projection;
+	TupleDesc	desc = CreateTemplateTupleDesc(list_length(mapping->columns[flow->direction]));
 	List	   *tlist = NIL;
 	ListCell   *lc;
 
@@ -225,17 +240,26 @@ compile_columns(DwFlow *flow, const DwMapping *mapping, Relation source, Relatio
 	{
 		DwColumn   *column = lfirst(lc);
 		AttrNumber	attno = column_number(mapping, target, column->name);
+		Form_pg_attribute att = TupleDescAttr(flow->target_desc, attno - 1);
 		DwExpression *parsed;
-		Node	   *node = plan_expression(column->expression, source, TupleDescAttr(flow->target_desc, attno - 1), &parsed);
+		Node	   *node = plan_expression(column->expression, source, att, &parsed);
 
 		flow->inserted = bms_add_member(flow->inserted, attno);
 		if (!column->insert_only)
 			flow->mapped = bms_add_member(flow->mapped, attno);
-		flow->projection->user_code |= parsed->user_code;
-		*has_sublink |= parsed->has_sublink;
-		if (node != NULL)
-			tlist = lappend(tlist, makeTargetEntry((Expr *) node, attno, NULL, false));
+		projection->user_code |= parsed->user_code;
+		if (parsed->has_sublink)
+		{
+			*sought = lappend(*sought, column->expression);
+			node = looked_up_column(column->expression, source, att, desc, list_length(*sought));
+		}
+		tlist = lappend(tlist, makeTargetEntry((Expr *) node, attno, NULL, false));
 	}
+	/* what is left over stays null */
+	for (int i = list_length(*sought) + 1; i <= desc->natts; i++)
+		TupleDescInitEntry(desc, i, NULL, INT4OID, -1, 0);
+	if (*sought != NIL)
+		projection->looked_up = MakeSingleTupleTableSlot(desc, &TTSOpsVirtual);
 	return tlist;
 }
 
@@ -305,7 +329,7 @@ compile_flow(DwCompiled *compiled, DwDirection direction, Relation source, Relat
 	DwFlow	   *flow = &compiled->flow[direction];
 	const DwMapping *mapping = compiled->mapping;
 	DwProjection *projection = palloc0(sizeof(DwProjection));
-	bool		has_sublink = false;
+	List	   *sought = NIL;
 	List	   *tlist;
 
 	flow->compiled = compiled;
@@ -323,22 +347,20 @@ compile_flow(DwCompiled *compiled, DwDirection direction, Relation source, Relat
 	projection->context[0] = CreateStandaloneExprContext();
 	projection->context[1] = CreateStandaloneExprContext();
 
-	tlist = compile_columns(flow, mapping, source, target, &has_sublink);
+	tlist = compile_columns(flow, mapping, source, target, &sought);
 	compile_filter(flow, mapping, source);
-	if (has_sublink)
+	if (sought != NIL)
 	{
 		MemoryContextCallback *callback = palloc0(sizeof(MemoryContextCallback));
 
 		callback->func = free_statement;
 		callback->arg = &projection->statement;
 		MemoryContextRegisterResetCallback(compiled->context, callback);
-		projection->statement_columns = palloc(sizeof(AttrNumber) * list_length(mapping->columns[direction]));
-		prepare_statement(flow, mapping, source);
+		prepare_statement(flow, sought);
 	}
-	else
-		projection->info = ExecBuildProjectionInfo(tlist, projection->context[0],
-												   MakeSingleTupleTableSlot(flow->target_desc, &TTSOpsVirtual),
-												   NULL, NULL);
+	projection->info = ExecBuildProjectionInfo(tlist, projection->context[0],
+											   MakeSingleTupleTableSlot(flow->target_desc, &TTSOpsVirtual),
+											   NULL, NULL);
 	compiled->user_code |= projection->user_code;
 }
 
@@ -503,11 +525,13 @@ dw_in_mapping(DwFlow *flow, TupleTableSlot *source)
 	return result;
 }
 
-/* Run the flow's statement on a source row; its one row of results becomes out. */
+/* Run the flow's statement on a source row; its one row of results becomes the outer tuple. */
 static void
-project_by_statement(DwFlow *flow, TupleTableSlot *source, TupleTableSlot *out, ExprContext *econtext, Snapshot snapshot)
+look_up(DwFlow *flow, TupleTableSlot *source, ExprContext *econtext, Snapshot snapshot)
 {
 	DwProjection *projection = flow->projection;
+	TupleTableSlot *result = projection->looked_up;
+	MemoryContext old = MemoryContextSwitchTo(econtext->ecxt_per_tuple_memory);
 	char	   *nulls = palloc(flow->source_desc->natts);
 
 	slot_getallattrs(source);
@@ -517,21 +541,22 @@ project_by_statement(DwFlow *flow, TupleTableSlot *source, TupleTableSlot *out, 
 	if (SPI_execute_snapshot(projection->statement, source->tts_values, nulls, snapshot ? snapshot : GetLatestSnapshot(),
 							 InvalidSnapshot, true, false, 1) != SPI_OK_SELECT || SPI_processed != 1)
 		elog(ERROR, "expressions of mapping %d did not return a row", flow->compiled->mapping_id);
-	for (int i = 0; i < projection->nstatement_columns; i++)
+	ExecClearTuple(result);
+	memset(result->tts_isnull, true, result->tts_tupleDescriptor->natts * sizeof(bool));
+	MemoryContextSwitchTo(econtext->ecxt_per_tuple_memory);
+	for (int i = 0; i < SPI_tuptable->tupdesc->natts; i++)
 	{
-		AttrNumber	attno = projection->statement_columns[i];
-		Form_pg_attribute att = TupleDescAttr(flow->target_desc, attno - 1);
-		MemoryContext old = MemoryContextSwitchTo(econtext->ecxt_per_tuple_memory);
+		Form_pg_attribute att = TupleDescAttr(SPI_tuptable->tupdesc, i);
 		bool		isnull;
 		Datum		value = SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, i + 1, &isnull);
 
-		out->tts_isnull[attno - 1] = isnull;
-		out->tts_values[attno - 1] = isnull ? (Datum) 0 : datumCopy(value, att->attbyval, att->attlen);
-		MemoryContextSwitchTo(old);
+		result->tts_isnull[i] = isnull;
+		result->tts_values[i] = isnull ? (Datum) 0 : datumCopy(value, att->attbyval, att->attlen);
 	}
 	SPI_finish();
-	pfree(nulls);
-	ExecStoreVirtualTuple(out);
+	ExecStoreVirtualTuple(result);
+	econtext->ecxt_outertuple = result;
+	MemoryContextSwitchTo(old);
 }
 
 /* The evaluation itself, as whoever runs it. */
@@ -542,14 +567,11 @@ project_row(DwFlow *flow, TupleTableSlot *source, TupleTableSlot *out, ExprConte
 
 	if (!passes(projection, source, econtext))
 		return false;
-	if (projection->info == NULL)
-		project_by_statement(flow, source, out, econtext, snapshot);
-	else
-	{
-		projection->info->pi_exprContext = econtext;
-		projection->info->pi_state.resultslot = out;
-		ExecProject(projection->info);
-	}
+	if (projection->statement != NULL)
+		look_up(flow, source, econtext, snapshot);
+	projection->info->pi_exprContext = econtext;
+	projection->info->pi_state.resultslot = out;
+	ExecProject(projection->info);
 	return true;
 }
 
@@ -566,7 +588,7 @@ dw_project(DwFlow *flow, TupleTableSlot *source, TupleTableSlot *out, Snapshot s
 	econtext->ecxt_scantuple = source;
 	ExecClearTuple(out);
 	memset(out->tts_isnull, true, flow->target_desc->natts * sizeof(bool));
-	if (!projection->user_code && projection->info != NULL)
+	if (!projection->user_code)
 		return project_row(flow, source, out, econtext, snapshot);
 
 	dw_owner_enter(&scope, flow->source_owner, true);

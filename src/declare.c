@@ -212,7 +212,8 @@ scopes_differ(const DwResolved *mapping, const DwMapping *other)
 		DwResolvedColumn *column = lfirst(lc);
 		DwColumn   *theirs = find_column(other->columns[DW_FORWARD], column->name);
 
-		if (column->expression->is_constant && theirs != NULL && theirs->is_constant &&
+		if (column->expression->is_constant && !column->insert_only &&
+			theirs != NULL && theirs->is_constant && !theirs->insert_only &&
 			strcmp(column->expression->text, theirs->expression) != 0)
 			return true;
 	}
@@ -575,7 +576,6 @@ converge_again(const DwMigration *migration)
 	dw_sql_end(&sql);
 	if (migration->phase >= DW_PHASE_BACKFILL)
 		dw_backfill_start(dw_migration_by_id(migration->id, false));
-	dw_mapping_invalidate(migration->id);
 	dw_worker_wake();
 }
 
@@ -621,6 +621,7 @@ dw_declare_change(const char *name, const DwDefinition *change)
 	store_change(before->id, mapping, change);
 	if (migration->phase > DW_PHASE_DEFINED)
 		converge_again(migration);
+	dw_mapping_invalidate(migration->id);
 	dw_event_record(name, "mapping_altered", -1, -1, NIL, NULL,
 					mapping_detail(before->old_name, before->new_name, mapping->key));
 	close_tables(mapping);

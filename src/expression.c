@@ -53,6 +53,7 @@ typedef struct DwWalk
 	const char *what;			/* the expression is for */
 	Bitmapset  *columns;
 	bool		user_code;
+	bool		whole_row;
 } DwWalk;
 
 /* Point at the place in the user's own text, as plpgsql and parse_type.c do for text that is not the client's query. */
@@ -212,7 +213,10 @@ note_column(const Var *var, DwWalk *walk)
 	if (var->varattno > 0)
 		walk->columns = bms_add_member(walk->columns, var->varattno);
 	else
+	{
 		walk->columns = bms_add_range(walk->columns, 1, walk->natts);
+		walk->whole_row = true;
+	}
 }
 
 /* A sub-select must not lock rows, and must not read what other sessions cannot see. */
@@ -392,6 +396,11 @@ classify(DwExpression *expression, Relation source, const char *what)
 
 	(void) walk_expression(expression->node, &walk);
 	expression->columns = walk.columns;
+	if (walk.whole_row && expression->has_sublink)
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("a sub-select and a reference to the whole row are not allowed together in the expression for %s", what),
+				 errhint("Name the columns that are needed.")));
 
 	dw_owner_enter(&scope, source->rd_rel->relowner, true);
 	planned = (Node *) expression_planner((Expr *) copyObject(expression->node));

@@ -17,6 +17,7 @@
 #include "utils/guc.h"
 #include "utils/lsyscache.h"
 #include "utils/syscache.h"
+#include "utils/typcache.h"
 #include "utils/varlena.h"
 
 /* Longest distance at which a column counts as a misspelling of another, as parse_relation.c has it. */
@@ -345,6 +346,19 @@ column_name_of(Relation rel, Form_pg_attribute att)
 	return psprintf("column \"%s\" of table %s", NameStr(att->attname), dw_table_name(RelationGetRelid(rel)));
 }
 
+/* A constant is the mapping's scope: new rows are told by it, so it must be possible to compare them with it. */
+static void
+check_constant(const DwExpression *expression, Form_pg_attribute att, const char *what)
+{
+	if (!expression->is_constant || OidIsValid(lookup_type_cache(att->atttypid, TYPECACHE_EQ_OPR)->eq_opr))
+		return;
+	ereport(ERROR,
+			(errcode(ERRCODE_UNDEFINED_FUNCTION),
+			 errmsg("%s is given a constant of type %s, which has no equality operator", what, format_type_be(att->atttypid)),
+			 errhint("A constant tells this mapping's rows of the new side from others; make it"
+					 " {\"expr\": \"...\", \"on\": \"insert\"} if it is a mere default.")));
+}
+
 static DwResolvedColumn *
 resolve_item(const DwItem *item, Relation source, Relation target, Form_pg_attribute att)
 {
@@ -356,6 +370,8 @@ resolve_item(const DwItem *item, Relation source, Relation target, Form_pg_attri
 	else
 		expression = parse_declared(item->text, source, att, att->atttypid, what);
 	check_mutability(expression, item->insert_only, source, att->atttypid, what);
+	if (!item->insert_only)
+		check_constant(expression, att, what);
 	return make_column(att, expression, item->insert_only, true);
 }
 
