@@ -171,4 +171,11 @@ dw_instr_time_divide(instr_time time, int64 divisor)
 	return time;
 }
 
+/* 16: foreign tables can have TRUNCATE triggers. */
+#if PG_VERSION_NUM >= 160000
+#define DW_FOREIGN_TRUNCATE_TRIGGERS true
+#else
+#define DW_FOREIGN_TRUNCATE_TRIGGERS false
+#endif
+
 #endif							/* DW_COMPAT_H */

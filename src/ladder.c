@@ -1,0 +1,87 @@
+/*
+ * ladder.c: the rungs between the phases, as data.
+ *
+ * Which phase follows which, what has to hold before, which locks make older writers end and later ones see the new phase,
+ * and what is done on the way: one line a rung.  Nothing here acts.
+ *
+ * SHARE ROW EXCLUSIVE waits for every writer and for nobody else; triggers can only be dropped under ACCESS EXCLUSIVE.
+ * From cutover back to read_switch nothing changes for writers, so nobody waits: reads come from old at once.
+ */
+#include "postgres.h"
+
+#include "ladder.h"
+
+#define GATE(name) (UINT32_C(1) << DW_GATE_ ## name)
+#define SRE ShareRowExclusiveLock
+#define AX AccessExclusiveLock
+
+static const DwRung rungs[] = {
+	{DW_PHASE_DEFINED, DW_PHASE_SHADOW,
+		GATE(MAPPINGS) | GATE(DEFINITION),
+	SRE, SRE, DW_DO_INSTALL_TRIGGERS | DW_DO_RESET_STATS, 0},
+
+	{DW_PHASE_SHADOW, DW_PHASE_DUAL_WRITE,
+		GATE(DEAD_LETTERS) | GATE(SHADOW_FAILURES) | GATE(TRIGGERS),
+	SRE, SRE, 0, 0},
+
+	{DW_PHASE_DUAL_WRITE, DW_PHASE_BACKFILL,
+		GATE(DEAD_LETTERS) | GATE(TRIGGERS),
+	SRE, SRE, 0, DW_ARRIVE_BACKFILL},
+
+	{DW_PHASE_BACKFILL, DW_PHASE_VERIFY,
+		GATE(BACKFILL) | GATE(DEAD_LETTERS) | GATE(ORIGIN) | GATE(TRIGGERS),
+	SRE, SRE, DW_DO_SET_FILLED, DW_ARRIVE_RECONCILE},
+
+	{DW_PHASE_VERIFY, DW_PHASE_READ_SWITCH,
+		GATE(RECONCILE) | GATE(DRIFT) | GATE(QUEUE) | GATE(DEAD_LETTERS) | GATE(SHADOW_READS) | GATE(REVERSE) |
+		GATE(SEQUENCES) | GATE(ORIGIN) | GATE(TRIGGERS),
+	SRE, SRE, DW_DO_SHARE_SEQUENCES, DW_ARRIVE_RECONCILE},
+
+	{DW_PHASE_READ_SWITCH, DW_PHASE_CUTOVER,
+		GATE(READ_PERCENT) | GATE(RECONCILE) | GATE(DRIFT) | GATE(QUEUE) | GATE(DEAD_LETTERS) | GATE(ORIGIN) |
+		GATE(TRIGGERS),
+	SRE, SRE, DW_DO_MOVE_SEQUENCES | DW_DO_NOTE_CUTOVER, DW_ARRIVE_RECONCILE},
+
+	{DW_PHASE_CUTOVER, DW_PHASE_COMPLETE,
+		GATE(SOAK) | GATE(DRIFT) | GATE(QUEUE) | GATE(DEAD_LETTERS) | GATE(SNAPSHOTS) | GATE(ORIGIN) | GATE(TRIGGERS),
+	SRE, AX, DW_DO_RESTORE_SEQUENCES | DW_DO_REMOVE_TRIGGERS | DW_DO_COMPLETE_VIEWS, 0},
+
+	{DW_PHASE_CUTOVER, DW_PHASE_READ_SWITCH, 0,
+	NoLock, NoLock, DW_DO_SUSPEND_REPAIR, DW_ARRIVE_RECONCILE},
+
+	{DW_PHASE_READ_SWITCH, DW_PHASE_VERIFY, 0,
+	SRE, SRE, DW_DO_STOP_REVERSE | DW_DO_RESTORE_SEQUENCES | DW_DO_SUSPEND_REPAIR, DW_ARRIVE_RECONCILE},
+
+	{DW_PHASE_VERIFY, DW_PHASE_BACKFILL, 0,
+	SRE, SRE, DW_DO_CLEAR_FILLED, DW_ARRIVE_BACKFILL},
+
+	{DW_PHASE_BACKFILL, DW_PHASE_DUAL_WRITE, 0,
+	SRE, SRE, 0, 0},
+
+	{DW_PHASE_DUAL_WRITE, DW_PHASE_SHADOW, 0,
+	SRE, SRE, 0, 0},
+
+	{DW_PHASE_SHADOW, DW_PHASE_DEFINED, 0,
+	AX, AX, DW_DO_REMOVE_TRIGGERS | DW_DO_FORGET, 0},
+};
+
+static const DwRung *
+find_rung(DwPhase from, bool up)
+{
+	for (size_t i = 0; i < lengthof(rungs); i++)
+		if (rungs[i].from == from && (rungs[i].to > from) == up)
+			return &rungs[i];
+	return NULL;
+}
+
+const DwRung *
+dw_rung_up(DwPhase from)
+{
+	return find_rung(from, true);
+}
+
+const DwRung *
+dw_rung_down(DwPhase from)
+{
+	return find_rung(from, false);
+}
