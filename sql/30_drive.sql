@@ -70,8 +70,3 @@ CREATE FUNCTION _dualwrite.next_step(migration text) RETURNS text
 	AS 'MODULE_PATHNAME', 'dualwrite_next_step' LANGUAGE C STABLE STRICT PARALLEL UNSAFE;
 COMMENT ON FUNCTION _dualwrite.next_step IS
 'What to call next, or what is in the way.';
-
-REVOKE ALL ON FUNCTION dualwrite.advance, dualwrite.rollback, dualwrite.gates, dualwrite.pause, dualwrite.resume,
-	dualwrite.set_read_percent, dualwrite.install_triggers, dualwrite.drop_old, _dualwrite.blocked_by, _dualwrite.next_step
-	FROM PUBLIC;
-REVOKE ALL ON PROCEDURE dualwrite.wait, dualwrite.run FROM PUBLIC;

@@ -149,7 +149,6 @@ dualwrite_gates(PG_FUNCTION_ARGS)
 	DwMigration *migration = dw_migration_get(required_text_arg(fcinfo, 0, "migration"), false);
 	ListCell   *lc;
 
-	dw_migration_check_owner(migration);
 	InitMaterializedSRF(fcinfo, 0);
 	foreach(lc, dw_gates_check(migration))
 	{

@@ -218,7 +218,7 @@ static void
 lock_tables(const DropPlan *plan)
 {
 	dw_lock_politely(list_concat_copy(plan->tables, plan->altered), AccessExclusiveLock,
-					 dw_lock_budget(plan->migration->id), DW_LOCK_ATTEMPTS);
+					 dw_lock_budget(plan->migration->id), DW_LOCK_TRIES);
 }
 
 /* The statements, as the caller, with a short fuse for locks that they take on further tables. */

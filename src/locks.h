@@ -30,7 +30,7 @@ extern void dw_lock_politely(List *relids, LOCKMODE mode, int budget_ms, int att
 /* Budget of one attempt for a migration: setting lock_timeout_ms, but always less than half of deadlock_timeout. */
 extern int	dw_lock_budget(int32 migration_id);
 /* Attempts that a control function makes before it gives up: with their pauses, 3 to 15 seconds. */
-#define DW_LOCK_ATTEMPTS	8
+#define DW_LOCK_TRIES	8
 
 /*
  * Say, until the end of the transaction, that somebody other than the extension writes the new side: for the reverse mirror.

@@ -120,7 +120,7 @@ take_locks(const DwChange *change)
 		foreach(lc, dw_read_views_of(change->migration->id))
 			wishes = dw_lock_wish(wishes, lfirst_oid(lc), AccessExclusiveLock);
 	if (wishes != NIL)
-		dw_lock_wishes(wishes, dw_lock_budget(change->migration->id), DW_LOCK_ATTEMPTS);
+		dw_lock_wishes(wishes, dw_lock_budget(change->migration->id), DW_LOCK_TRIES);
 }
 
 static bool
