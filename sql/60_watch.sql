@@ -377,7 +377,7 @@ COMMENT ON VIEW dualwrite.workers IS 'background processes of this database, one
 COMMENT ON COLUMN dualwrite.workers.pid IS 'process; NULL while none runs';
 COMMENT ON COLUMN dualwrite.workers.migration IS 'name of the migration';
 COMMENT ON COLUMN dualwrite.workers.role IS 'what it is at: queue, backfill or reconcile';
-COMMENT ON COLUMN dualwrite.workers.state IS 'running; waiting for work; throttled; paused; failing, and to try again; starting; waiting for a process (dualwrite.max_workers); no free process (max_worker_processes); stopped';
+COMMENT ON COLUMN dualwrite.workers.state IS 'running; waiting for work; throttled; paused; failing, and to try again; starting; restarting; waiting for a process (dualwrite.max_workers); no free process (max_worker_processes); stopped';
 COMMENT ON COLUMN dualwrite.workers.doing IS 'how far it has got';
 COMMENT ON COLUMN dualwrite.workers.since IS 'last change of role or state';
 COMMENT ON COLUMN dualwrite.workers.last_error IS 'error of work that has not succeeded since';

@@ -174,7 +174,7 @@ waiting_state(const DwWorkerSlot *slot, bool crowded)
 	if (slot->no_room)
 		return "no free process";
 	if (slot->failures > 0)
-		return "failing";
+		return "restarting";
 	return crowded ? "waiting for a process" : "starting";
 }
 
