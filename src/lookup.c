@@ -286,6 +286,8 @@ scan_confirmed(DwLookup *lookup, DwLeaf *leaf, const DwKey *key)
 	if (IsolationIsSerializable())
 		return false;
 	snapshot = RegisterSnapshot(GetLatestSnapshot());
+	/* as the dirty snapshot: with what this command itself has done, or its own deletes would be "confirmed" for ever */
+	snapshot->curcid = InvalidCommandId;
 	found = scan_leaf(lookup, leaf, key, snapshot);
 	leaf->scan->xs_snapshot = &lookup->dirty;
 	UnregisterSnapshot(snapshot);
