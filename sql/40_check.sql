@@ -21,6 +21,3 @@ CREATE FUNCTION dualwrite.ignore_drift(migration text, key jsonb, reason text) R
 	AS 'MODULE_PATHNAME', 'dw_ignore_drift_sql';
 COMMENT ON FUNCTION dualwrite.ignore_drift(text, jsonb, text) IS
 	'leaves a key of dualwrite.drift as it is until one of its rows changes; the reason goes to dualwrite.events';
-
-REVOKE ALL ON FUNCTION dualwrite.reconcile(text, numeric, boolean), dualwrite.repair(text, jsonb, regclass, boolean),
-	dualwrite.ignore_drift(text, jsonb, text) FROM PUBLIC;

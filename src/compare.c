@@ -11,8 +11,8 @@
 #include "postgres.h"
 
 #include "compare.h"
-#include "absorb.h"
 #include "apply.h"
+#include "attempt.h"
 #include "queue.h"
 #include "walk.h"
 
@@ -62,8 +62,8 @@ dw_error_is_of_row(int sqlstate)
 	int			class = ERRCODE_TO_CATEGORY(sqlstate);
 
 	/* 55: a lock that could not be had, a table that no longer fits; 25: the transaction's own state */
-	return dw_error_is_absorbable(sqlstate) && class != ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE &&
-		class != ERRCODE_INVALID_TRANSACTION_STATE;
+	return dw_error_is_absorbable(sqlstate) && !dw_error_is_connection(sqlstate) &&
+		class != ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE && class != ERRCODE_INVALID_TRANSACTION_STATE;
 }
 
 /* Opening and closing */
@@ -260,6 +260,18 @@ attempt_project(void *arg)
 		dw_key_of_new(side->compiled, out, &attempt->key_made);
 }
 
+/* The key alone of a row that cannot be projected. */
+static void
+attempt_row_key(void *arg)
+{
+	DwAttempt  *attempt = arg;
+	DwCompiled *compiled = attempt->side->compiled;
+	DwKey		old_key;
+
+	attempt->result = dw_key_of_row(&compiled->old_key, attempt->row, &old_key) &&
+		dw_key_of_old(compiled, &old_key, &attempt->key_made);
+}
+
 static void
 attempt_old_key(void *arg)
 {
@@ -313,8 +325,13 @@ counterpart(DwCompare *compare, DwSide *side, const DwKey *key)
 	DwKey		again;
 	TupleTableSlot *row;
 
-	if (!run_attempt(compare, attempt_old_key, &attempt) ||
-		!dw_lookup_visible(side->old, &attempt.key_made, compare->snapshot, &leaf))
+	if (!run_attempt(compare, attempt_old_key, &attempt))
+	{
+		/* no old key leads to this new one */
+		compare->failed = false;
+		return NULL;
+	}
+	if (!dw_lookup_visible(side->old, &attempt.key_made, compare->snapshot, &leaf))
 		return NULL;
 	row = dw_leaf_row(side->old, leaf);
 	if (!project(compare, side, DW_FORWARD, row, &again))
@@ -431,7 +448,7 @@ compare_new_row(DwCompare *compare, TupleTableSlot *new_row)
 		/* an old row that cannot be evaluated is there nevertheless */
 		if (counterpart(compare, side, &key) != NULL || compare->failed)
 			return NULL;
-		if (!project(compare, side, DW_REVERSE, new_row, NULL) && !compare->failed)
+		if (!dw_in_mapping(&side->compiled->flow[DW_REVERSE], new_row))
 			continue;
 		if (queued(compare, side, dw_key_to_jsonb(side->compiled, &key)))
 			return NULL;
@@ -451,6 +468,15 @@ decides_existence(DwCompare *compare)
 	return compare->self->compiled->flow[DW_FORWARD].owns_target && !compare->in_place;
 }
 
+/* An old row whose expressions fail: whatever the new side has for it, it is not what it should be. */
+static DwDifference *
+unknown_pair(DwCompare *compare, const DwKey *key)
+{
+	TupleTableSlot *new_row = find_new(compare, key);
+
+	return difference(compare, new_row == NULL ? DW_DRIFT_MISSING : DW_DRIFT_DIFFERENT, key, NULL, NULL, new_row);
+}
+
 static DwDifference *
 compare_one_key(DwCompare *compare, const DwKey *key)
 {
@@ -458,7 +484,9 @@ compare_one_key(DwCompare *compare, const DwKey *key)
 
 	if (row != NULL)
 		return compare_pair(compare, key, row);
-	if (compare->failed || !decides_existence(compare))
+	if (compare->failed)
+		return unknown_pair(compare, key);
+	if (!decides_existence(compare))
 		return NULL;
 	row = find_new(compare, key);
 	return row == NULL ? NULL : compare_new_row(compare, row);
@@ -567,15 +595,21 @@ drawn(DwWalk *walk, const DwSlice *slice)
 static DwDifference *
 compare_old_row(DwCompare *compare, DwSlice *slice, TupleTableSlot *row)
 {
+	DwAttempt	attempt = {.side = compare->self, .row = row};
 	DwKey		key;
 
-	if (!project(compare, compare->self, DW_FORWARD, row, &key))
+	if (project(compare, compare->self, DW_FORWARD, row, &key))
 	{
-		slice->rows_compared += compare->failed;
-		return NULL;
+		slice->rows_compared++;
+		return compare_pair(compare, &key, row);
 	}
+	if (!compare->failed)
+		return NULL;
 	slice->rows_compared++;
-	return compare_pair(compare, &key, row);
+	if (run_attempt(compare, attempt_row_key, &attempt))
+		return unknown_pair(compare, &attempt.key_made);
+	slice->rows_failed++;
+	return NULL;
 }
 
 static DwDifference *
@@ -585,13 +619,9 @@ compare_walked_row(DwCompare *compare, DwSlice *slice, TupleTableSlot *row)
 
 	compare->failed = false;
 	if (slice->side == DW_FORWARD)
-		found = compare_old_row(compare, slice, row);
-	else
-	{
-		found = compare_new_row(compare, row);
-		slice->rows_compared += found != NULL;
-	}
-	slice->rows_failed += compare->failed && slice->side == DW_FORWARD;
+		return compare_old_row(compare, slice, row);
+	found = compare_new_row(compare, row);
+	slice->rows_compared += found != NULL;
 	return found;
 }
 

@@ -36,7 +36,7 @@ typedef struct DwSlice
 	double		percent;		/* of the keys, chosen by their hash */
 	uint32		seed;			/* for that */
 	int64		rows_compared;	/* keys that have a row on either side */
-	int64		rows_failed;	/* of those: rows whose expressions raise an error; a WARNING tells which */
+	int64		rows_failed;	/* of those: rows for which not even a key can be computed; a WARNING tells why */
 	List	   *differences;	/* of DwDifference */
 	bool		finished;		/* that side is through */
 } DwSlice;
@@ -63,7 +63,7 @@ extern DwDifference *dw_compare_key(DwCompare *compare, const DwKey *key, bool s
 
 /*
  * One slice, in a subtransaction of its own, which leaves nothing behind.  Its results are allocated in the current context.
- * false: the mapping is gone.  A row whose expressions fail does not end it: see rows_failed.
+ * false: the mapping is gone.  A row whose expressions fail does not end it: it counts as differing, without old values.
  */
 extern bool dw_compare_slice(int32 mapping_id, DwSlice *slice);
 

@@ -11,6 +11,7 @@
 #include "postgres.h"
 
 #include "reconcile.h"
+#include "attempt.h"
 #include "drift.h"
 #include "pass.h"
 #include "repair.h"
@@ -229,36 +230,54 @@ current_pass(const DwMigration *migration, DwPass *pass, TimestampTz *next_due)
 	return true;
 }
 
+typedef struct ChunkWork
+{
+	const DwMigration *migration;
+	DwPass	   *pass;
+	bool		yielded;		/* results: a foreground comparison or repair has the list */
+	bool		stands;			/* the pass is not void */
+} ChunkWork;
+
+static void
+work_chunk(void *arg)
+{
+	ChunkWork  *work = arg;
+	const DwMigration *migration = work->migration;
+
+	if (work->pass->stage == DW_STAGE_REPAIR)
+	{
+		/* the truth must not change under a repair; locked before the drift, as dualwrite.repair does */
+		migration = dw_migration_by_id(work->migration->id, true);
+		if (migration == NULL || migration->epoch != work->migration->epoch || migration->paused)
+			return;
+	}
+	work->yielded = !dw_drift_lock(work->pass->mapping_id, false);
+	work->stands = !work->yielded && run_chunk(migration, work->pass);
+}
+
 DwStep
 dw_reconcile_step(const DwMigration *migration, TimestampTz *next_due)
 {
 	DwPass		pass;
+	ChunkWork	work = {.migration = migration, .pass = &pass};
+	DwError		error;
 
 	*next_due = DT_NOEND;
 	if (migration->phase < DW_PHASE_SHADOW || migration->phase > DW_PHASE_CUTOVER || migration->paused)
 		return DW_STEP_IDLE;
+	dw_attempt_settings();
 	if (!current_pass(migration, &pass, next_due))
 		return DW_STEP_IDLE;
 
 	*next_due = GetCurrentTimestamp();
-	if (pass.stage == DW_STAGE_REPAIR)
-	{
-		/* the truth must not change under a repair; locked before the drift, as dualwrite.repair does */
-		DwMigration *locked = dw_migration_by_id(migration->id, true);
-
-		if (locked == NULL || locked->epoch != migration->epoch || locked->paused)
-			return DW_STEP_WORKED;
-		migration = locked;
-	}
-	if (!dw_drift_lock(pass.mapping_id, false))
+	if (!dw_try(work_chunk, &work, false, dw_error_is_lock, &error) || work.yielded)
 	{
 		*next_due = TimestampTzPlusMilliseconds(*next_due, DW_YIELD_MS);
 		return DW_STEP_WAIT;
 	}
-	if (!run_chunk(migration, &pass))
-		return DW_STEP_WORKED;
-	dw_pass_store(&pass);
-	if (pass.stage == DW_STAGE_DONE)
+	if (work.stands)
+		dw_pass_store(&pass);
+	if (work.stands && pass.stage == DW_STAGE_DONE)
 		alert_if_due(migration, &pass);
 	return DW_STEP_WORKED;
 }

@@ -11,9 +11,10 @@
 #include "postgres.h"
 
 #include "repair.h"
-#include "absorb.h"
+#include "attempt.h"
 #include "converge.h"
 #include "drift.h"
+#include "follow.h"
 #include "reconcile.h"
 #include "sql.h"
 
@@ -46,6 +47,8 @@ converge_key(DwFlow *flow, const DwKey *key)
 	converge = dw_converge_open(flow, false);
 	result = dw_converge(converge, key);
 	dw_converge_close(converge);
+	if (result == DW_CONVERGED_WROTE)
+		dw_follow_later(dw_followers_of(flow), flow, key);
 	dw_write_end(flow->target_owner);
 	return result;
 }
@@ -116,15 +119,9 @@ work_group(void *arg)
 }
 
 static bool
-is_busy(int sqlstate)
+is_lock_or_of_row(int sqlstate)
 {
-	return sqlstate == ERRCODE_LOCK_NOT_AVAILABLE;
-}
-
-static bool
-is_busy_or_of_row(int sqlstate)
-{
-	return is_busy(sqlstate) || dw_error_is_of_row(sqlstate);
+	return dw_error_is_lock(sqlstate) || dw_error_is_of_row(sqlstate);
 }
 
 /* A key that stays as it is: tell why. */
@@ -133,7 +130,7 @@ report_key(DwRepair *repair, Jsonb *key, const DwError *error)
 {
 	char	   *text = JsonbToCString(NULL, &key->root, VARSIZE(key));
 
-	if (is_busy(error->sqlstate))
+	if (dw_error_is_lock(error->sqlstate))
 	{
 		ereport(repair->skip_level,
 				(errmsg("key %s was not repaired: %s", text, error->message),
@@ -154,7 +151,7 @@ repair_range(DwRepair *repair, List *keys, int from, int count)
 	GroupWork	work = {.repair = repair, .keys = keys, .from = from, .count = count};
 	DwError		error;
 
-	if (dw_try(work_group, &work, false, repair->raise ? is_busy : is_busy_or_of_row, &error))
+	if (dw_try(work_group, &work, false, repair->raise ? dw_error_is_lock : is_lock_or_of_row, &error))
 		repair->repaired += work.done;
 	else if (count == 1)
 		report_key(repair, list_nth(keys, from), &error);
