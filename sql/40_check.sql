@@ -21,3 +21,10 @@ CREATE FUNCTION dualwrite.ignore_drift(migration text, key jsonb, reason text) R
 	AS 'MODULE_PATHNAME', 'dw_ignore_drift_sql';
 COMMENT ON FUNCTION dualwrite.ignore_drift(text, jsonb, text) IS
 	'leaves a key of dualwrite.drift as it is until one of its rows changes; the reason goes to dualwrite.events';
+
+CREATE FUNCTION dualwrite.diagnose(migration text, OUT severity text, OUT what text, OUT detail text, OUT hint text)
+	RETURNS SETOF record
+	LANGUAGE c VOLATILE
+	AS 'MODULE_PATHNAME', 'dw_diagnose_sql';
+COMMENT ON FUNCTION dualwrite.diagnose(text) IS
+	'what is off with a migration now (severity error, warning or info) and what to do about it; no rows when all is well. Changes nothing and waits for nobody';
