@@ -35,7 +35,7 @@
 /* Looks, and fills detail, next_step, passed; may clear waitable, or name where the gate does not apply. */
 typedef void (*DwGateCheck) (const DwMigration *migration, DwGate *gate);
 
-/* A call of one of our functions for a migration, as the user would write it. */
+/* A call of one of our functions for a migration, as the user would write it; further arguments begin with a comma. */
 static char *
 call_of(const char *function, const DwMigration *migration, const char *arguments)
 {
@@ -64,8 +64,7 @@ check_mappings(const DwMigration *migration, DwGate *gate)
 
 	gate->passed = count > 0;
 	gate->detail = counted(count, "mapping", "mappings");
-	gate->next_step = call_of("add_mapping", migration, ", old_table => ..., new_table => ...)");
-	gate->next_step[strlen(gate->next_step) - 1] = '\0';
+	gate->next_step = call_of("add_mapping", migration, ", old_table => ..., new_table => ...");
 }
 
 /* The lock that compiling needs, if it can be had at once: NULL, or why not. */
@@ -141,8 +140,8 @@ check_definition(const DwMigration *migration, DwGate *gate)
 	if (gate->passed)
 		gate->detail = pstrdup("every mapping fits its tables");
 	gate->next_step = gate->waitable ? pstrdup("wait until that lock is gone") :
-		gone ? call_of("drop_migration", migration, ")") :
-		psprintf("%s, or alter the table back", call_of("alter_mapping", migration, ", ...)"));
+		gone ? call_of("drop_migration", migration, "") :
+		psprintf("%s, or alter the table back", call_of("alter_mapping", migration, ", ..."));
 }
 
 #define BACKFILL_TIMES \
@@ -206,7 +205,7 @@ check_read_percent(const DwMigration *migration, DwGate *gate)
 			next = steps[i];
 	gate->passed = migration->read_percent >= 100;
 	gate->detail = psprintf("%g %% of reads come from the new side, 100 %% wanted", migration->read_percent);
-	gate->next_step = call_of("set_read_percent", migration, psprintf(", %d)", next));
+	gate->next_step = call_of("set_read_percent", migration, psprintf(", %d", next));
 }
 
 static void
@@ -223,7 +222,7 @@ check_soak(const DwMigration *migration, DwGate *gate)
 		   2, (DwArg[]) {DW_TIME(migration->phase_since), DW_FLOAT8((double) soak)});
 	gate->detail = dw_sql_cstring(&sql, 0, 1);
 	gate->next_step = MemoryContextStrdup(sql.caller, psprintf("wait until %s; undo: %s", short_time(&sql, until),
-															   call_of("rollback", migration, ")")));
+															   call_of("rollback", migration, "")));
 	dw_sql_end(&sql);
 }
 
@@ -301,22 +300,26 @@ check_reconcile(const DwMigration *migration, DwGate *gate)
 		psprintf("SELECT * FROM dualwrite.reconcile(%s, background => true)", quote_literal_cstr(migration->name));
 }
 
+/* Differences that are open from an earlier phase may be gone by now: the comparison under way will tell. */
 static void
 check_drift(const DwMigration *migration, DwGate *gate)
 {
 	int64		open = dw_drift_open(migration->id);
+	char	   *name = quote_literal_cstr(migration->name);
+	int64		compared;
+	int64		differ;
 
 	gate->passed = open == 0;
-	if (open < 0)
-	{
-		gate->detail = pstrdup("not known before the first comparison has ended");
-		gate->next_step = pstrdup("wait: a comparison has to end");
+	gate->detail = open < 0 ? pstrdup("not known before the first comparison has ended") :
+		psprintf(INT64_FORMAT " open, 0 allowed", open);
+	gate->next_step = pstrdup("wait: a comparison has to end");
+	if (open <= 0 || !dw_rows_compared(migration, &compared, &differ))
 		return;
-	}
-	gate->detail = psprintf(INT64_FORMAT " open, 0 allowed", open);
 	gate->waitable = dw_setting_bool(migration->id, "reconcile_repair") && !migration->repair_suspended;
 	gate->next_step = gate->waitable ? pstrdup("wait: the next comparison repairs them") :
-		psprintf("inspect dualwrite.drift, then call dualwrite.repair(%s)", quote_literal_cstr(migration->name));
+		migration->repair_suspended ?
+		psprintf("inspect dualwrite.drift, then call dualwrite.resume(%s) and dualwrite.repair(%s)", name, name) :
+		psprintf("inspect dualwrite.drift, then call dualwrite.repair(%s)", name);
 }
 
 static void
@@ -365,7 +368,7 @@ check_shadow_failures(const DwMigration *migration, DwGate *gate)
 	gate->passed = failed == 0;
 	gate->detail = psprintf(INT64_FORMAT " of %s failed", failed, counted(all, "mirrored write", "mirrored writes"));
 	gate->next_step = psprintf("read dualwrite.queue and dead_letters, then alter_mapping; count anew: %s",
-							   call_of("reset_stats", migration, ")"));
+							   call_of("reset_stats", migration, ""));
 }
 
 /* Shadow reads are not recorded yet, so asking for some can only be answered with no. */
@@ -380,7 +383,7 @@ check_shadow_reads(const DwMigration *migration, DwGate *gate)
 		return;
 	}
 	gate->detail = psprintf("%s wanted, and this version records none", counted(wanted, "shadow read", "shadow reads"));
-	gate->next_step = call_of("configure", migration, ", 'gate_shadow_min_reads', '0')");
+	gate->next_step = call_of("configure", migration, ", 'gate_shadow_min_reads', '0'");
 }
 
 #define UNFILLED_OLD_COLUMN \
@@ -415,7 +418,7 @@ check_reverse(const DwMigration *migration, DwGate *gate)
 		gate->detail = psprintf("column %s of %s is NOT NULL, has no default and nothing in reverse fills it",
 								quote_identifier(column), mapping->old_name);
 		gate->next_step = psprintf("%s, or give the column a default",
-								   call_of("alter_mapping", migration, ", ..., reverse => ...)"));
+								   call_of("alter_mapping", migration, ", ..., reverse => ..."));
 		return;
 	}
 }
@@ -467,7 +470,7 @@ check_origin(const DwMigration *migration, DwGate *gate)
 		gate->name = NULL;
 	gate->detail = pstrdup("restored from a dump of another database: nothing counts as copied");
 	gate->next_step = call_of("rollback", migration,
-							  migration->phase > DW_PHASE_BACKFILL ? ", 'backfill')" : ", 'dual_write')");
+							  migration->phase > DW_PHASE_BACKFILL ? ", 'backfill'" : ", 'dual_write'");
 }
 
 static void
@@ -487,7 +490,7 @@ check_triggers(const DwMigration *migration, DwGate *gate)
 	}
 	gate->passed = problem == NULL;
 	gate->detail = problem ? problem : pstrdup("present and enabled");
-	gate->next_step = call_of("install_triggers", migration, ")");
+	gate->next_step = call_of("install_triggers", migration, "");
 }
 
 static const struct
@@ -530,7 +533,7 @@ check_gate(DwGateId id, const DwMigration *migration)
 	if (gate->background && gate->waitable && migration->paused && !gate->passed)
 	{
 		gate->waitable = false;
-		gate->next_step = psprintf("paused: %s", call_of("resume", migration, ")"));
+		gate->next_step = psprintf("paused: %s", call_of("resume", migration, ""));
 	}
 	return gate;
 }
@@ -638,12 +641,12 @@ dw_next_step(const DwMigration *migration)
 	char	   *advance;
 
 	if (migration->phase == DW_PHASE_COMPLETE)
-		return migration->old_dropped ? call_of("drop_migration", migration, ")") : call_of("drop_old", migration, ")");
+		return migration->old_dropped ? call_of("drop_migration", migration, "") : call_of("drop_old", migration, "");
 	unmet = dw_gates_unmet(dw_gates_check(migration));
 	if (unmet != NIL)
 		return most_pressing(unmet)->next_step;
-	advance = call_of("advance", migration, ")");
+	advance = call_of("advance", migration, "");
 	if (migration->phase == DW_PHASE_CUTOVER)
-		advance = psprintf("%s; undo: %s", advance, call_of("rollback", migration, ")"));
+		advance = psprintf("%s; undo: %s", advance, call_of("rollback", migration, ""));
 	return advance;
 }

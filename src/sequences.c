@@ -150,10 +150,11 @@ add_key_column(KeyGroups *groups, const DwMapping *mapping, Relation old_rel, co
 		expression = dw_expression_parse(column->expression, old_rel, NULL, InvalidOid, -1, InvalidOid, name);
 		if (expression->column != 0 && expression->lossless && is_integer(mapping->old_table, expression->column))
 		{
+			KeyColumn  *old_column = column_in(groups, mapping->old_table, expression->column);
 			KeyColumn  *new_column = column_in(groups, mapping->new_table, attno);
 
 			new_column->is_new = true;
-			tie(groups, column_in(groups, mapping->old_table, expression->column), new_column);
+			tie(groups, old_column, new_column);
 		}
 		else
 			note_computed(groups, mapping, attno, expression, column->expression);
