@@ -677,6 +677,9 @@ copy_blocks(DwBatch *batch, int64 *end, double time_ms, instr_time start)
 			*end = stop_at(batch, count);
 			break;
 		}
+		/* a heap scan that is asked again after its end begins anew */
+		if (!full)
+			break;
 	}
 	table_endscan(scan);
 	return copied;
@@ -753,13 +756,17 @@ lock_tables(const DwMapping *mapping, Oid heap)
 		ConditionalLockRelationOid(mapping->new_table, RowExclusiveLock);
 }
 
-/* Is there still a backfill to do, now that nobody can change the phase? */
+/*
+ * Is there still a backfill to do, now that nobody can change the phase?  In verify and read_switch, where old is the
+ * truth as well, it is for mappings that were altered there.
+ */
 static bool
 still_wanted(int32 migration_id)
 {
 	DwMigration *current = dw_migration_by_id(migration_id, false);
 
-	return current != NULL && !current->paused && current->phase == DW_PHASE_BACKFILL;
+	return current != NULL && !current->paused &&
+		current->phase >= DW_PHASE_BACKFILL && current->phase <= DW_PHASE_READ_SWITCH;
 }
 
 /* Under the locks: a batch, unless the heap is not what it was. */

@@ -61,7 +61,8 @@ static DwStep housekeeping_duty(const DwMigration *migration, TimestampTz *next_
 
 static const DwDuty duties[] = {
 	{DW_ROLE_QUEUE, "queue", DW_PHASE_SHADOW, DW_PHASE_CUTOVER, true, POLL_MS, dw_queue_step},
-	{DW_ROLE_BACKFILL, "backfill", DW_PHASE_BACKFILL, DW_PHASE_BACKFILL, true, POLL_MS, backfill_duty},
+	/* above its own phase there is something to copy after alter_mapping, which goes through the rows again */
+	{DW_ROLE_BACKFILL, "backfill", DW_PHASE_BACKFILL, DW_PHASE_READ_SWITCH, true, POLL_MS, backfill_duty},
 	{DW_ROLE_RECONCILE, "reconcile", DW_PHASE_VERIFY, DW_PHASE_CUTOVER, false, POLL_MS, dw_reconcile_step},
 	{DW_ROLE_NONE, "housekeeping", DW_PHASE_SHADOW, DW_PHASE_CUTOVER, false, HOUSEKEEPING_MS, housekeeping_duty},
 };
@@ -102,6 +103,23 @@ dw_extension_exists(void)
 	return OidIsValid(get_namespace_oid("_dualwrite", true));
 }
 
+/*
+ * An altered mapping has been gone through again: unmapped updates may be skipped again.  In phase backfill it is the
+ * step to verify that says so.  No lock is needed: from the alteration on, under its lock, every writer mirrored what he
+ * wrote, and a backend that learns of this late only writes more than it must.
+ */
+static void
+note_filled(const DwMigration *migration)
+{
+	DwSql		sql;
+
+	dw_sql_begin(&sql);
+	(void) dw_sql("UPDATE _dualwrite.migration SET filled = true WHERE id OPERATOR(pg_catalog.=) $1",
+				  1, (DwArg[]) {DW_INT4(migration->id)});
+	dw_sql_end(&sql);
+	dw_mapping_invalidate(migration->id);
+}
+
 /* Adapts the backfill's pause between batches to what the other duties say. */
 static DwStep
 backfill_duty(const DwMigration *migration, TimestampTz *next_due)
@@ -111,6 +129,8 @@ backfill_duty(const DwMigration *migration, TimestampTz *next_due)
 
 	if (delay_ms > 0)
 		*next_due = in_ms(delay_ms);
+	if (step == DW_STEP_DONE && migration->phase > DW_PHASE_BACKFILL && !migration->filled)
+		note_filled(migration);
 	return step;
 }
 
