@@ -14,10 +14,10 @@
 #include "locks.h"
 #include "mapping.h"
 #include "resolve.h"
-#include "settings.h"
 #include "sql.h"
 #include "stats.h"
 #include "tables.h"
+#include "triggers.h"
 #include "worker.h"
 
 #include "access/table.h"
@@ -28,9 +28,6 @@
 #include "utils/builtins.h"
 #include "utils/json.h"
 #include "utils/lsyscache.h"
-
-/* How often an alteration tries to get its locks. */
-#define DW_LOCK_ATTEMPTS 10
 
 /* One definer at a time, until the end of the transaction.  After the migration's row, as phase changes have it. */
 static void
@@ -591,12 +588,16 @@ check_can_change(const DwMigration *migration)
 }
 
 static void
-lock_both(const DwMigration *migration, const DwMapping *mapping)
+lock_tables(const DwMigration *migration, List *mappings, LOCKMODE old_mode, LOCKMODE new_mode)
 {
-	List	   *heaps = list_concat(dw_heaps_of(mapping->old_table, AccessShareLock),
-									dw_heaps_of(mapping->new_table, AccessShareLock));
+	List	   *wishes = NIL;
+	ListCell   *lc;
 
-	dw_lock_politely(heaps, ShareRowExclusiveLock, (int) dw_setting_int(migration->id, "lock_timeout_ms"), DW_LOCK_ATTEMPTS);
+	foreach(lc, mappings)
+		wishes = dw_lock_wish(wishes, ((DwMapping *) lfirst(lc))->old_table, old_mode);
+	foreach(lc, mappings)
+		wishes = dw_lock_wish(wishes, ((DwMapping *) lfirst(lc))->new_table, new_mode);
+	dw_lock_wishes(wishes, dw_lock_budget(migration->id), DW_LOCK_TRIES);
 }
 
 void
@@ -610,7 +611,7 @@ dw_declare_change(const char *name, const DwDefinition *change)
 	check_can_change(migration);
 	take_turn();
 	if (migration->phase > DW_PHASE_DEFINED)
-		lock_both(migration, before);
+		lock_tables(migration, list_make1(before), ShareRowExclusiveLock, ShareRowExclusiveLock);
 	mapping = open_tables(change->old_table, change->new_table);
 	mapping->owns = before->owns;
 	dw_resolve_columns(mapping, changed_forward(before, RelationGetDescr(mapping->new_rel), change->forward),
@@ -672,6 +673,28 @@ forget_mapping(const DwMigration *migration, const DwMapping *mapping)
 					mapping_detail(mapping->old_name, mapping->new_name, mapping->key_columns));
 }
 
+/* A completed migration still refuses writes of its old tables: that ends with it, unless another one is on them. */
+static void
+forget_mappings(const DwMigration *migration, List *mappings)
+{
+	ListCell   *lc;
+
+	if (migration->phase == DW_PHASE_COMPLETE)
+		lock_tables(migration, mappings, AccessExclusiveLock, NoLock);
+	dw_mapping_invalidate(migration->id);
+	foreach(lc, mappings)
+		forget_mapping(migration, lfirst(lc));
+	if (migration->phase != DW_PHASE_COMPLETE)
+		return;
+	foreach(lc, mappings)
+	{
+		Oid			old_table = ((DwMapping *) lfirst(lc))->old_table;
+
+		if (get_rel_name(old_table) != NULL && !dw_triggers_needed(old_table))
+			dw_triggers_remove(old_table);
+	}
+}
+
 void
 dw_declare_drop_mapping(const char *name, Oid old_table, Oid new_table)
 {
@@ -681,8 +704,7 @@ dw_declare_drop_mapping(const char *name, Oid old_table, Oid new_table)
 	dw_migration_check_owner(migration);
 	check_can_drop(migration, "drop a mapping of");
 	take_turn();
-	dw_mapping_invalidate(migration->id);
-	forget_mapping(migration, mapping);
+	forget_mappings(migration, list_make1(mapping));
 }
 
 void
@@ -690,14 +712,11 @@ dw_declare_drop(const char *name)
 {
 	DwMigration *migration = dw_migration_get(name, true);
 	DwSql		sql;
-	ListCell   *lc;
 
 	dw_migration_check_owner(migration);
 	check_can_drop(migration, "drop");
 	take_turn();
-	dw_mapping_invalidate(migration->id);
-	foreach(lc, dw_mappings_of(migration->id))
-		forget_mapping(migration, lfirst(lc));
+	forget_mappings(migration, dw_mappings_of(migration->id));
 	dw_sql_begin(&sql);
 	dw_sql("DELETE FROM _dualwrite.migration WHERE id = $1", 1, (DwArg[]) {DW_INT4(migration->id)});
 	dw_sql_end(&sql);
