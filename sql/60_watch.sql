@@ -250,7 +250,8 @@ CREATE VIEW dualwrite.workers AS
 	ORDER BY g.name;
 
 CREATE VIEW dualwrite.mappings AS
-	SELECT g.name AS migration, m.old_table, m.new_table, m.forward, m.reverse, m.filter, m.key_columns, m.old_key_columns,
+	SELECT g.name AS migration, m.old_table, m.new_table, m.forward, m.reverse, m.filter,
+		m.key_columns::text[] AS key_columns, m.old_key_columns::text[] AS old_key_columns,
 		m.delivery, m.owns,
 		(SELECT jsonb_object_agg(c.column_name, c.expression) FROM _dualwrite.mapping_column c
 			WHERE c.mapping_id = m.id AND c.direction = 'forward') AS new_columns,

@@ -27,6 +27,15 @@ PG_FUNCTION_INFO_V1(dw_setting_list_sql);
 PG_FUNCTION_INFO_V1(dw_mirror_counters_sql);
 PG_FUNCTION_INFO_V1(dw_worker_list_sql);
 
+static void
+refuse_null(const char *argument, const char *view)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+			 errmsg("argument \"%s\" must not be null", argument),
+			 errhint("Name one of dualwrite.%s.", view)));
+}
+
 /* The migration named by argument 0, locked, which the caller may drive. */
 static DwMigration *
 migration_argument(FunctionCallInfo fcinfo)
@@ -34,10 +43,7 @@ migration_argument(FunctionCallInfo fcinfo)
 	DwMigration *migration;
 
 	if (PG_ARGISNULL(0))
-		ereport(ERROR,
-				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-				 errmsg("migration must not be null"),
-				 errhint("Name a migration of dualwrite.status.")));
+		refuse_null("migration", "status");
 	migration = dw_migration_get(text_to_cstring(PG_GETARG_TEXT_PP(0)), true);
 	dw_migration_check_owner(migration);
 	return migration;
@@ -83,9 +89,12 @@ Datum
 dw_configure_sql(PG_FUNCTION_ARGS)
 {
 	DwMigration *migration = migration_argument(fcinfo);
-	char	   *setting = PG_ARGISNULL(1) ? NULL : text_to_cstring(PG_GETARG_TEXT_PP(1));
 	char	   *value = PG_ARGISNULL(2) ? NULL : text_to_cstring(PG_GETARG_TEXT_PP(2));
+	char	   *setting;
 
+	if (PG_ARGISNULL(1))
+		refuse_null("setting", "settings");
+	setting = text_to_cstring(PG_GETARG_TEXT_PP(1));
 	dw_setting_check_migration(setting, value);
 	store_setting(migration, setting, value);
 	record_configure(migration, setting, value);
