@@ -150,7 +150,7 @@ dw_lint_comments_on_columns()
 dw_lint_arguments_named()
 {
 	dw_lint_query "SELECT p.oid::regprocedure FROM pg_proc p WHERE p.pronamespace = 'dualwrite'::regnamespace
-		AND p.prorettype <> ALL ('{trigger,event_trigger}'::regtype[]) AND p.pronargs > 0
+		AND p.pronargs > 0 AND 'internal'::regtype <> ALL (p.proargtypes::oid[])
 		AND (p.proargnames IS NULL OR '' = ANY (p.proargnames) OR 'migration_name' = ANY (p.proargnames)) ORDER BY 1::text"
 }
 

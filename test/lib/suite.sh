@@ -28,13 +28,13 @@ dw_record()
 	printf '%-8s %-40s %s\n' "$2" "$1/$3" "${4:-}"
 }
 
-# Show the part of a log that explains a failure, indented.
+# Show the part of a log that explains a failure, indented; every statement, every success is too much.
 # $1: file; $2: lines
 dw_show()
 {
 	[[ -s $1 ]] || return 0
 	printf '         --- %s\n' "${1#"$DW_WORK"/}"
-	tail -n "$2" "$1" | sed 's/^/         /'
+	grep -vE ' LOG:  statement: |^ok [0-9]+ ' "$1" | tail -n "$2" | sed 's/^/         /' || true
 }
 
 # The tests of a kind there are, by name.
@@ -192,8 +192,11 @@ dw_run_tap()
 	[[ $skipped -eq 0 ]] || dw_record "$kind" skipped "$name" "$(grep -iE -m 1 -o '# (skip|todo).*' "$log" || true)" "$skipped"
 	if [[ $bad -gt 0 ]]; then
 		dw_record "$kind" FAILED "$name" "$bad of $((ok + bad)), $(dw_seconds "$start") s" "$bad"
-		grep -E -A 12 '^not ok ' "$log" | grep -E '^(not ok|#)' | head -n 60 | sed 's/^/         /' || true
-		dw_show "$log" 30
+		if grep -qE '^not ok ' "$log"; then
+			grep -E '^(not ok|#)' "$log" | head -n 100 | sed 's/^/         /'
+		else
+			dw_show "$log" 40
+		fi
 		return 1
 	fi
 	[[ $ok -eq 0 ]] || dw_record "$kind" ok "$name" "$ok assertions, $(dw_seconds "$start") s" 0
