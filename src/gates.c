@@ -438,7 +438,7 @@ check_sequences(const DwMigration *migration, DwGate *gate)
 	" WHERE id = $1 AND cutover_xid IS NOT NULL) m," \
 	" LATERAL (SELECT 1, format('process %s (application \"%s\", %s) began before the cutover', a.pid, a.application_name, a.state) AS t" \
 	" FROM pg_stat_activity a WHERE a.pid <> pg_backend_pid() AND a.datname = current_database()" \
-	" AND a.backend_type NOT LIKE 'autovacuum%' AND (age(a.backend_xmin) >= m.cutover_age OR age(a.backend_xid) >= m.cutover_age" \
+	" AND a.backend_type NOT LIKE 'autovacuum%' AND a.backend_type NOT LIKE 'dualwrite%' AND (age(a.backend_xmin) >= m.cutover_age OR age(a.backend_xid) >= m.cutover_age" \
 	" OR a.xact_start <= m.phase_since)" \
 	" UNION ALL SELECT 2, format('prepared transaction \"%s\" began before the cutover', p.gid) FROM pg_prepared_xacts p" \
 	" WHERE p.database = current_database() AND age(p.transaction) >= m.cutover_age" \
