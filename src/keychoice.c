@@ -274,33 +274,43 @@ key_given(Relation rel, List *columns, List *new_keys)
 	return found;
 }
 
-/* Columns of a foreign table that are plainly those of an old key; NULL when there are none. */
-static UniqueKey *
-key_of_foreign(const DwResolved *mapping, List *old_keys)
+/* The new column that is plainly this old one; 0 when there is none. */
+static AttrNumber
+plain_new_column(const DwResolved *mapping, AttrNumber old_column)
 {
-	UniqueKey  *key = palloc0(sizeof(UniqueKey));
 	ListCell   *lc;
 
-	if (old_keys == NIL)
-		return NULL;
-	foreach(lc, ((UniqueKey *) linitial(old_keys))->columns)
+	foreach(lc, mapping->columns[DW_FORWARD])
 	{
-		ListCell   *other;
-		AttrNumber	found = 0;
+		DwResolvedColumn *column = lfirst(lc);
 
-		foreach(other, mapping->columns[DW_FORWARD])
-		{
-			DwResolvedColumn *column = lfirst(other);
-
-			if (found == 0 && column->expression->column == lfirst_int(lc) && !column->insert_only)
-				found = column->attno;
-		}
-		if (found == 0)
-			return NULL;
-		key->columns = lappend_int(key->columns, found);
+		if (column->expression->column == old_column && !column->insert_only)
+			return column->attno;
 	}
-	key->label = psprintf("(%s)", column_list(mapping->new_rel, key->columns));
-	return key;
+	return 0;
+}
+
+/* Columns of a foreign table that are plainly those of an old key: one candidate for each old key that has them. */
+static List *
+keys_of_foreign(const DwResolved *mapping, List *old_keys)
+{
+	List	   *keys = NIL;
+	ListCell   *lc;
+
+	foreach(lc, old_keys)
+	{
+		UniqueKey  *old_key = lfirst(lc);
+		UniqueKey  *key = palloc0(sizeof(UniqueKey));
+		ListCell   *column;
+
+		foreach(column, old_key->columns)
+			key->columns = lappend_int(key->columns, plain_new_column(mapping, lfirst_int(column)));
+		if (key->columns == NIL || list_member_int(key->columns, 0))
+			continue;
+		key->label = psprintf("(%s)", column_list(mapping->new_rel, key->columns));
+		keys = lappend(keys, key);
+	}
+	return keys;
 }
 
 /* Candidates in the order of preference. */
@@ -318,10 +328,7 @@ candidates(const DwResolved *mapping, List *names, List *old_keys)
 		return columns == NIL ? new_keys : list_make1(key_given(rel, columns, new_keys));
 	}
 	if (columns == NIL)
-	{
-		key = key_of_foreign(mapping, old_keys);
-		return key == NULL ? NIL : list_make1(key);
-	}
+		return keys_of_foreign(mapping, old_keys);
 	key = palloc0(sizeof(UniqueKey));
 	key->columns = columns;
 	key->label = psprintf("(%s)", column_list(rel, columns));
