@@ -36,7 +36,7 @@ take_turn(void)
 	LockRelationOid(get_relname_relid("mapping", get_namespace_oid("_dualwrite", false)), ShareRowExclusiveLock);
 }
 
-static pg_attribute_noreturn() void
+static void
 refuse_phase(const DwMigration *migration, const char *what, const char *when, const char *hint)
 {
 	ereport(ERROR,

@@ -25,7 +25,7 @@
 /* How many columns a hint lists. */
 #define DW_LISTED_COLUMNS 20
 
-static pg_attribute_noreturn() void
+static void
 bad_item(const char *argument, const char *column, const char *problem)
 {
 	ereport(ERROR,
