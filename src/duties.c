@@ -10,6 +10,7 @@
 
 #include "duties.h"
 
+#include "alerts.h"
 #include "backfill.h"
 #include "queue.h"
 #include "reconcile.h"
@@ -64,6 +65,7 @@ static const DwDuty duties[] = {
 	/* above its own phase there is something to copy after alter_mapping, which goes through the rows again */
 	{DW_ROLE_BACKFILL, "backfill", DW_PHASE_BACKFILL, DW_PHASE_READ_SWITCH, true, POLL_MS, backfill_duty},
 	{DW_ROLE_RECONCILE, "reconcile", DW_PHASE_VERIFY, DW_PHASE_CUTOVER, false, POLL_MS, dw_reconcile_step},
+	{DW_ROLE_NONE, "alerts", DW_PHASE_SHADOW, DW_PHASE_CUTOVER, false, POLL_MS, dw_alerts_step},
 	{DW_ROLE_NONE, "housekeeping", DW_PHASE_SHADOW, DW_PHASE_CUTOVER, false, HOUSEKEEPING_MS, housekeeping_duty},
 };
 
@@ -244,15 +246,19 @@ do_step(int32 migration_id, const DwDuty *duty, DwDutyState *state)
 	return turn;
 }
 
-/* Keep the error of a duty where the view shows it, or (NULL) remove it. */
+/* Keep the error of a duty where the view shows it, or (NULL) remove it.  first: it did not fail before. */
 static void
-record_error(int32 migration_id, const DwDuty *duty, const char *message)
+record_error(int32 migration_id, const DwDuty *duty, const char *message, bool first)
 {
 	DwSql		sql;
 
 	dw_turn_begin();
 	if (dw_extension_exists())
 	{
+		DwMigration *migration = dw_migration_by_id(migration_id, false);
+
+		if (first && migration != NULL)
+			dw_alert("worker_failed", migration->name, duty->name);
 		dw_sql_begin(&sql);
 		if (message == NULL)
 			(void) dw_sql("DELETE FROM _dualwrite.worker "
@@ -298,11 +304,11 @@ is_contention(int sqlstate)
 
 /* record_error where it must not fail. */
 static void
-try_record_error(int32 migration_id, const DwDuty *duty, const char *message)
+try_record_error(int32 migration_id, const DwDuty *duty, const char *message, bool first)
 {
 	PG_TRY();
 	{
-		record_error(migration_id, duty, message);
+		record_error(migration_id, duty, message, first);
 	}
 	PG_CATCH();
 	{
@@ -328,8 +334,7 @@ handle_error(int32 migration_id, const DwDuty *duty, DwDutyState *state)
 	{
 		state->activity = DW_ACTIVITY_BACKING_OFF;
 		state->due = in_ms(Min(1000L << Min(state->failures, 6), MAX_BACKOFF_MS));
-		state->failures++;
-		try_record_error(migration_id, duty, error->message);
+		try_record_error(migration_id, duty, error->message, state->failures++ == 0);
 	}
 	FreeErrorData(error);
 }
@@ -349,7 +354,7 @@ do_slice(int32 migration_id, const DwDuty *duty, DwDutyState *state)
 			turn = do_step(migration_id, duty, state);
 			if (state->failures > 0 && turn == DW_TURN_GOES_ON)
 			{
-				record_error(migration_id, duty, NULL);
+				record_error(migration_id, duty, NULL, false);
 				state->failures = 0;
 			}
 		}

@@ -283,6 +283,19 @@ dw_slot_attach(DwShared *shared, const DwStart *start, int32 *migration_id)
 	return mine;
 }
 
+int
+dw_slot_failures(DwShared *shared)
+{
+	DwWorkerSlot *slot;
+	int			failures;
+
+	LWLockAcquire(&shared->lock, LW_SHARED);
+	slot = own_slot(shared);
+	failures = slot == NULL ? 0 : slot->failures;
+	LWLockRelease(&shared->lock);
+	return failures;
+}
+
 int32
 dw_slot_adopt(DwShared *shared, const int32 *migrations, int n)
 {

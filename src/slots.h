@@ -29,6 +29,8 @@ extern bool dw_slots_running(DwShared *shared, Oid database, int32 migration_id)
 
 /* For the process in a slot.  Attach: false when the slot is no longer meant for it.  Exits detach by themselves. */
 extern bool dw_slot_attach(DwShared *shared, const DwStart *start, int32 *migration_id);
+/* Processes in this slot that were ended by somebody or by an error, in a row, before this one. */
+extern int	dw_slot_failures(DwShared *shared);
 /* A scout takes on the first of these migrations that has no slot; DW_SCOUT: there is none. */
 extern int32 dw_slot_adopt(DwShared *shared, const int32 *migrations, int n);
 /* Nothing left to do: gives the slot up, unless somebody has asked to look again in the meantime. */

@@ -7,6 +7,7 @@
  */
 #include "postgres.h"
 
+#include "alerts.h"
 #include "duties.h"
 #include "launcher.h"
 #include "slots.h"
@@ -189,6 +190,25 @@ look_around(DwShared *shared, int32 migration_id)
 	return migration_id;
 }
 
+/* This process follows one that was ended by somebody or by an error. */
+static void
+tell_restart(int32 migration_id)
+{
+	DwMigration *migration;
+
+	dw_turn_begin();
+	migration = dw_extension_exists() ? dw_migration_by_id(migration_id, false) : NULL;
+	if (migration != NULL)
+	{
+		ereport(WARNING,
+				(errcode(ERRCODE_OPERATOR_INTERVENTION),
+				 errmsg("the worker of migration \"%s\" was stopped; this one goes on", migration->name),
+				 errhint("Why it was is above in the log.")));
+		dw_alert("worker_stopped", migration->name, NULL);
+	}
+	dw_turn_end();
+}
+
 static void
 leave(DwShared *shared, TimestampTz next)
 {
@@ -250,6 +270,8 @@ wait_for_work(DwShared *shared, TimestampTz next)
 static void
 work(DwShared *shared, int32 migration_id)
 {
+	if (migration_id != DW_SCOUT && dw_slot_failures(shared) > 0)
+		tell_restart(migration_id);
 	for (;;)
 	{
 		TimestampTz next = 0;

@@ -78,9 +78,20 @@ sub wait_gone
 		'dualwrite worker|dualwrite: m', 'a worker was started on demand');
 	my $before = wait_beyond($node, 'postgres', 0);
 
-	$node->safe_psql('postgres', qq{SELECT pg_terminate_backend($pid)});
-	$node->poll_query_until('postgres', qq{SELECT EXISTS ($worker AND pid <> $pid)}) or die 'no other worker';
+	my $heard = $node->safe_psql('postgres', qq{
+		LISTEN dualwrite;
+		SELECT pg_terminate_backend($pid);
+		DO \$\$
+		BEGIN
+			WHILE NOT EXISTS ($worker AND pid <> $pid AND state = 'running') LOOP
+				PERFORM pg_sleep(0.05);
+			END LOOP;
+		END
+		\$\$;
+		SELECT 1;
+	});
 	pass('a terminated worker is followed by another one');
+	like($heard, qr/"dualwrite" with payload "\{"alert": "worker_stopped", "migration": "m"\}"/, 'whoever listens is told');
 	$before = wait_beyond($node, 'postgres', $before);
 
 	my $other = wait_worker($node, 'postgres');
