@@ -291,15 +291,3 @@ dw_read_views_complete(int32 migration_id)
 	foreach(lc, noted_views(migration_id))
 		make_plain(migration, lfirst(lc));
 }
-
-void
-dw_read_views_refuse_drop(const DwMigration *migration)
-{
-	List	   *views = migration->phase == DW_PHASE_COMPLETE ? NIL : dw_read_views_of(migration->id);
-
-	if (views != NIL)
-		ereport(ERROR,
-				(errcode(ERRCODE_DEPENDENT_OBJECTS_STILL_EXIST),
-				 errmsg("read view %s uses migration \"%s\"", dw_qualified_name(linitial_oid(views)), migration->name),
-				 errhint("Drop it with dualwrite.drop_read_view('%s').", dw_qualified_name(linitial_oid(views)))));
-}

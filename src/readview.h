@@ -24,7 +24,5 @@ extern List *dw_read_views_of(int32 migration_id);
  * Takes ACCESS EXCLUSIVE on each: the caller locks them (dw_read_views_of) with its other relations, politely.
  */
 extern void dw_read_views_complete(int32 migration_id);
-/* ERROR 2BP01 when a read view uses the migration: call before a definition goes away. */
-extern void dw_read_views_refuse_drop(const DwMigration *migration);
 
 #endif							/* DW_READVIEW_H */

@@ -23,8 +23,10 @@
 #include "catalog/pg_class.h"
 #include "commands/defrem.h"
 #include "lib/stringinfo.h"
+#include "nodes/makefuncs.h"
 #include "nodes/nodeFuncs.h"
 #include "optimizer/optimizer.h"
+#include "parser/parse_coerce.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
@@ -77,9 +79,9 @@ dw_qualified_name(Oid relid)
 }
 
 static char *
-type_name(Form_pg_attribute column)
+type_name(Form_pg_attribute column, int32 typmod)
 {
-	return format_type_extended(column->atttypid, -1, FORMAT_TYPE_FORCE_QUALIFY);
+	return format_type_extended(column->atttypid, typmod, FORMAT_TYPE_TYPEMOD_GIVEN | FORMAT_TYPE_FORCE_QUALIFY);
 }
 
 static DwColumn *
@@ -93,18 +95,41 @@ mapped_column(const DwMapping *mapping, DwDirection direction, const char *name)
 	return NULL;
 }
 
-/* Give an expression the type of a column of the view, without hiding a plain column where its type is right already. */
+/*
+ * Give an expression the type of a column of the view, length and all.  A plain column of the source (plain) only gets the
+ * type: a cast to a length would keep the planner from using its index; the view's column then has no length.
+ */
 static char *
-as_column(Form_pg_attribute column, const char *text, Oid type, int32 typmod, Oid collation)
+as_column(Form_pg_attribute column, const char *text, const Node *node, bool plain)
 {
+	Oid			type = exprType(node);
+	int32		typmod = exprTypmod(node);
+	bool		relabel = plain && (type == column->atttypid || IsBinaryCoercible(type, column->atttypid));
 	char	   *result = psprintf("(%s)", text);
 
-	/* a view's column whose parts differ in their modifiers (lengths) has none */
-	if (type != column->atttypid || (column->atttypmod < 0 && typmod >= 0))
-		result = psprintf("CAST(%s AS %s)", result, type_name(column));
-	if (OidIsValid(column->attcollation) && collation != column->attcollation)
+	if (relabel && (type != column->atttypid || (column->atttypmod < 0 && typmod >= 0)))
+		result = psprintf("CAST(%s AS %s)", result, type_name(column, -1));
+	else if (!relabel && (type != column->atttypid || typmod != column->atttypmod))
+		result = psprintf("CAST(%s AS %s)", result, type_name(column, column->atttypmod));
+	if (OidIsValid(column->attcollation) && exprCollation(node) != column->attcollation)
 		result = psprintf("(%s COLLATE %s)", result, generate_collation_name(column->attcollation));
 	return result;
+}
+
+/* The same for a column of the target itself; NULL cast to its type where it is gone by now. */
+static char *
+target_column(const DwViewPlan *plan, Form_pg_attribute column)
+{
+	AttrNumber	attno = get_attnum(plan->target, NameStr(column->attname));
+	Oid			type;
+	int32		typmod;
+	Oid			collation;
+
+	if (attno <= 0)
+		return psprintf("CAST(NULL AS %s)", type_name(column, column->atttypmod));
+	get_atttypetypmodcoll(plan->target, attno, &type, &typmod, &collation);
+	return as_column(column, psprintf("t.%s", quote_identifier(NameStr(column->attname))),
+					 (Node *) makeVar(1, attno, type, typmod, collation, 0), true);
 }
 
 /* Default or generation expression of a column of the target as text; NULL without one, or where it may give another value each time. */
@@ -143,8 +168,7 @@ mapped_value(const DwPartSource *source, Form_pg_attribute column, const DwColum
 
 	if (mapped->insert_only && expression->is_mutable)
 		return NULL;
-	return as_column(column, mapped->expression, exprType(expression->node), exprTypmod(expression->node),
-					 exprCollation(expression->node));
+	return as_column(column, mapped->expression, expression->node, expression->column != 0);
 }
 
 /*
@@ -260,10 +284,9 @@ append_values(StringInfo text, const DwViewPlan *plan, const DwPartSource *sourc
 		else if (attno > 0 && !is_generated(target, attno))
 			value = column_default(target, attno);
 		if (mapped == NULL && value != NULL)
-			value = psprintf("CAST(%s AS %s)", value, type_name(column));
+			value = psprintf("CAST(%s AS %s)", value, type_name(column, column->atttypmod));
 		if (value == NULL)
-			value = psprintf("CAST(NULL AS %s)", format_type_extended(column->atttypid, column->atttypmod,
-																	  FORMAT_TYPE_TYPEMOD_GIVEN | FORMAT_TYPE_FORCE_QUALIFY));
+			value = psprintf("CAST(NULL AS %s)", type_name(column, column->atttypmod));
 		appendStringInfo(text, "%s%s AS %s", separator, value, quote_identifier(name));
 		separator = ", ";
 	}
@@ -331,19 +354,8 @@ append_target_part(StringInfo text, const DwViewPlan *plan, const char *side)
 	for (int i = 0; i < plan->columns->natts; i++)
 	{
 		Form_pg_attribute column = TupleDescAttr(plan->columns, i);
-		const char *name = quote_identifier(NameStr(column->attname));
-		AttrNumber	attno = get_attnum(plan->target, NameStr(column->attname));
-		Oid			type;
-		int32		typmod;
-		Oid			collation;
 
-		if (attno <= 0)
-		{
-			appendStringInfo(text, "CAST(NULL AS %s) AS %s, ", type_name(column), name);
-			continue;
-		}
-		get_atttypetypmodcoll(plan->target, attno, &type, &typmod, &collation);
-		appendStringInfo(text, "%s AS %s, ", as_column(column, psprintf("t.%s", name), type, typmod, collation), name);
+		appendStringInfo(text, "%s AS %s, ", target_column(plan, column), quote_identifier(NameStr(column->attname)));
 	}
 	appendStringInfo(text, "'%s'::pg_catalog.text AS " SIDE_COLUMN ", true AS " MAPPED_COLUMN " FROM %s AS t",
 					 side, dw_qualified_name(plan->target));
@@ -477,20 +489,9 @@ dw_view_plain_query(const DwViewPlan *plan)
 	for (int i = 0; i < plan->columns->natts; i++)
 	{
 		Form_pg_attribute column = TupleDescAttr(plan->columns, i);
-		const char *name = quote_identifier(NameStr(column->attname));
-		AttrNumber	attno = get_attnum(plan->target, NameStr(column->attname));
-		Oid			type;
-		int32		typmod;
-		Oid			collation;
 
-		appendStringInfoString(&text, i > 0 ? ", " : "");
-		if (attno <= 0)
-			appendStringInfo(&text, "CAST(NULL AS %s) AS %s", type_name(column), name);
-		else
-		{
-			get_atttypetypmodcoll(plan->target, attno, &type, &typmod, &collation);
-			appendStringInfo(&text, "%s AS %s", as_column(column, psprintf("t.%s", name), type, typmod, collation), name);
-		}
+		appendStringInfo(&text, "%s%s AS %s", i > 0 ? ", " : "", target_column(plan, column),
+						 quote_identifier(NameStr(column->attname)));
 	}
 	appendStringInfo(&text, " FROM %s AS t", dw_qualified_name(plan->target));
 	return text.data;
