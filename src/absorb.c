@@ -23,7 +23,7 @@ dw_try(void (*work) (void *arg), void *arg, bool undo, bool (*absorbs) (int sqls
 {
 	MemoryContext context = CurrentMemoryContext;
 	ResourceOwner owner = CurrentResourceOwner;
-	volatile bool succeeded = false;
+	ErrorData  *volatile edata = NULL;
 
 	BeginInternalSubTransaction(NULL);
 	MemoryContextSwitchTo(context);
@@ -34,27 +34,24 @@ dw_try(void (*work) (void *arg), void *arg, bool undo, bool (*absorbs) (int sqls
 			RollbackAndReleaseCurrentSubTransaction();
 		else
 			ReleaseCurrentSubTransaction();
-		succeeded = true;
 	}
 	PG_CATCH();
 	{
-		ErrorData  *edata;
-
 		MemoryContextSwitchTo(context);
 		edata = CopyErrorData();
-		if (!(absorbs ? absorbs : dw_error_is_absorbable) (edata->sqlerrcode))
-		{
-			FreeErrorData(edata);
-			PG_RE_THROW();
-		}
 		FlushErrorState();
+		/* even when the error goes on: whoever catches it knows nothing of our subtransaction */
 		RollbackAndReleaseCurrentSubTransaction();
-		error->sqlstate = edata->sqlerrcode;
-		error->message = pstrdup(edata->message ? edata->message : "");
-		FreeErrorData(edata);
 	}
 	PG_END_TRY();
 	MemoryContextSwitchTo(context);
 	CurrentResourceOwner = owner;
-	return succeeded;
+	if (edata == NULL)
+		return true;
+	if (!(absorbs ? absorbs : dw_error_is_absorbable) (edata->sqlerrcode))
+		ReThrowError(edata);
+	error->sqlstate = edata->sqlerrcode;
+	error->message = pstrdup(edata->message ? edata->message : "");
+	FreeErrorData(edata);
+	return false;
 }
