@@ -630,13 +630,15 @@ read_chunk(DwBatch *batch, TableScanDesc scan)
 
 /*
  * Where to go on when a batch that takes too long stops behind a chunk: at the block of its last row, which is read
- * again then.  Its rows of this chunk do not count as done.
+ * again then, so that its rows do not count as done.  -1 when that would be no progress.
  */
 static int64
 stop_at(DwBatch *batch, int count)
 {
 	BlockNumber block = ItemPointerGetBlockNumber(&batch->rows[count - 1]->tts_tid);
 
+	if ((int64) block <= batch->place->next_block)
+		return -1;
 	for (int i = count - 1; i >= 0 && ItemPointerGetBlockNumber(&batch->rows[i]->tts_tid) == block; i--)
 		batch->total.done--;
 	return block;
@@ -665,22 +667,25 @@ copy_blocks(DwBatch *batch, int64 *end, double time_ms, instr_time start)
 	ItemPointerSet(&mintid, (BlockNumber) batch->place->next_block, FirstOffsetNumber);
 	ItemPointerSet(&maxtid, (BlockNumber) (*end - 1), MaxOffsetNumber);
 	scan = table_beginscan_tidrange(batch->heap, GetActiveSnapshot(), &mintid, &maxtid);
-	while (copied == DW_COPIED && (count = read_chunk(batch, scan)) > 0)
+	do
 	{
-		bool		full = count == DW_CHUNK_ROWS;
-		BlockNumber block = ItemPointerGetBlockNumber(&batch->rows[count - 1]->tts_tid);
-
+		/* a scan that has said that it is through must not be asked again: it would begin anew */
+		count = read_chunk(batch, scan);
+		if (count == 0)
+			break;
 		copied = copy_rows(batch, 0, count);
 		MemoryContextReset(batch->chunk_context);
-		if (full && copied == DW_COPIED && (int64) block > batch->place->next_block && elapsed_ms(start) > time_ms)
+		if (copied == DW_COPIED && count == DW_CHUNK_ROWS && elapsed_ms(start) > time_ms)
 		{
-			*end = stop_at(batch, count);
-			break;
+			int64		block = stop_at(batch, count);
+
+			if (block >= 0)
+			{
+				*end = block;
+				break;
+			}
 		}
-		/* a heap scan that is asked again after its end begins anew */
-		if (!full)
-			break;
-	}
+	} while (copied == DW_COPIED && count == DW_CHUNK_ROWS);
 	table_endscan(scan);
 	return copied;
 }
@@ -756,17 +761,13 @@ lock_tables(const DwMapping *mapping, Oid heap)
 		ConditionalLockRelationOid(mapping->new_table, RowExclusiveLock);
 }
 
-/*
- * Is there still a backfill to do, now that nobody can change the phase?  In verify and read_switch, where old is the
- * truth as well, it is for mappings that were altered there.
- */
+/* Is there still a backfill to do?  Certain only under the locks of the batch. */
 static bool
 still_wanted(int32 migration_id)
 {
 	DwMigration *current = dw_migration_by_id(migration_id, false);
 
-	return current != NULL && !current->paused &&
-		current->phase >= DW_PHASE_BACKFILL && current->phase <= DW_PHASE_READ_SWITCH;
+	return current != NULL && current->phase == DW_PHASE_BACKFILL;
 }
 
 /* Under the locks: a batch, unless the heap is not what it was. */

@@ -2,7 +2,8 @@
  * background.c: SQL entry points of backfill and queue.
  *
  * Arguments are checked here, the work is in backfill.c and queue.c.  dualwrite.backfill does in the foreground what a
- * worker does: it holds no snapshot between batches, and can be called beside a worker.
+ * worker does: it holds no snapshot between batches, and can be called beside a worker, or while the migration's
+ * background work is paused.
  */
 #include "postgres.h"
 
@@ -78,11 +79,6 @@ check_phase(const DwMigration *migration)
 				 errmsg("migration \"%s\" is in phase \"%s\", not in \"backfill\"",
 						migration->name, dw_phase_name(migration->phase)),
 				 errhint("Call dualwrite.advance first.")));
-	if (migration->paused)
-		ereport(ERROR,
-				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("migration \"%s\" is paused", migration->name),
-				 errhint("Call dualwrite.resume first.")));
 }
 
 /* Wait in a transaction that has neither a snapshot nor an xid. */

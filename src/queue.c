@@ -354,8 +354,7 @@ dw_queue_step(const DwMigration *migration, TimestampTz *next_due)
 		/* the phase that counts is the one under these locks */
 		DwMigration *current = dw_migration_by_id(migration->id, false);
 
-		if (current != NULL && !current->paused &&
-			current->phase >= DW_PHASE_SHADOW && current->phase <= DW_PHASE_CUTOVER)
+		if (current != NULL && current->phase >= DW_PHASE_SHADOW && current->phase <= DW_PHASE_CUTOVER)
 			result = process(current, entry);
 	}
 	MemoryContextSwitchTo(old);
