@@ -70,6 +70,28 @@ mapping_detail(const char *old_name, const char *new_name, List *key_columns)
 	return json.data;
 }
 
+/* The same with what was changed. */
+static char *
+change_detail(const DwMapping *mapping, const DwDefinition *change)
+{
+	StringInfoData json;
+	char	   *base = mapping_detail(mapping->old_name, mapping->new_name, mapping->key_columns);
+
+	initStringInfo(&json);
+	appendBinaryStringInfo(&json, base, strlen(base) - 1);
+	if (change->forward != NULL)
+		appendStringInfo(&json, ", \"forward\": %s", JsonbToCString(NULL, &change->forward->root, VARSIZE(change->forward)));
+	if (change->reverse != NULL)
+		appendStringInfo(&json, ", \"reverse\": %s", JsonbToCString(NULL, &change->reverse->root, VARSIZE(change->reverse)));
+	if (change->filter != NULL)
+	{
+		appendStringInfoString(&json, ", \"filter\": ");
+		escape_json(&json, change->filter);
+	}
+	appendStringInfoChar(&json, '}');
+	return json.data;
+}
+
 static DwOwns
 owns_from_word(const char *word)
 {
@@ -623,8 +645,7 @@ dw_declare_change(const char *name, const DwDefinition *change)
 	if (migration->phase > DW_PHASE_DEFINED)
 		converge_again(migration);
 	dw_mapping_invalidate(migration->id);
-	dw_event_record(name, "mapping_altered", -1, -1, NIL, NULL,
-					mapping_detail(before->old_name, before->new_name, mapping->key));
+	dw_event_record(name, "mapping_altered", -1, -1, NIL, NULL, change_detail(before, change));
 	close_tables(mapping);
 }
 

@@ -12,6 +12,7 @@
 
 #include "access/htup_details.h"
 #include "access/transam.h"
+#include "catalog/namespace.h"
 #include "catalog/pg_cast.h"
 #include "catalog/pg_language.h"
 #include "catalog/pg_proc.h"
@@ -184,14 +185,19 @@ coerce_node(ParseState *pstate, Node *node, Oid type, int32 typmod, const char *
 }
 
 static bool
-is_user_code(Oid function, void *context)
+is_user_code(Oid function, void *arg)
 {
+	DwWalk	   *walk = arg;
 	HeapTuple	tuple;
 	Oid			language;
 
-	(void) context;
 	if (function < FirstNormalObjectId)
 		return false;
+	if (isAnyTempNamespace(get_func_namespace(function)))
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("temporary functions are not allowed in the expression for %s", walk->what),
+				 errhint("Other sessions cannot see them; create the function in a permanent schema.")));
 	tuple = SearchSysCache1(PROCOID, ObjectIdGetDatum(function));
 	if (!HeapTupleIsValid(tuple))
 		elog(ERROR, "cache lookup failed for function %u", function);
@@ -257,7 +263,7 @@ walk_expression(Node *node, void *arg)
 	else if (IsA(node, CoerceToDomain) && ((CoerceToDomain *) node)->resulttype >= FirstNormalObjectId &&
 			 DomainHasConstraints(((CoerceToDomain *) node)->resulttype))
 		walk->user_code = true;
-	else if (check_functions_in_node(node, is_user_code, NULL))
+	else if (check_functions_in_node(node, is_user_code, walk))
 		walk->user_code = true;
 	return expression_tree_walker(node, walk_expression, walk);
 }

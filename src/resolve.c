@@ -348,13 +348,15 @@ column_name_of(Relation rel, Form_pg_attribute att)
 
 /* A constant is the mapping's scope: new rows are told by it, so it must be possible to compare them with it. */
 static void
-check_constant(const DwExpression *expression, Form_pg_attribute att, const char *what)
+check_constant(const DwResolvedColumn *column, Relation target, Form_pg_attribute att)
 {
-	if (!expression->is_constant || OidIsValid(lookup_type_cache(att->atttypid, TYPECACHE_EQ_OPR)->eq_opr))
+	if (column->insert_only || !column->expression->is_constant ||
+		OidIsValid(lookup_type_cache(att->atttypid, TYPECACHE_EQ_OPR)->eq_opr))
 		return;
 	ereport(ERROR,
 			(errcode(ERRCODE_UNDEFINED_FUNCTION),
-			 errmsg("%s is given a constant of type %s, which has no equality operator", what, format_type_be(att->atttypid)),
+			 errmsg("%s is given a constant of type %s, which has no equality operator", column_name_of(target, att),
+					format_type_be(att->atttypid)),
 			 errhint("A constant tells this mapping's rows of the new side from others; make it"
 					 " {\"expr\": \"...\", \"on\": \"insert\"} if it is a mere default.")));
 }
@@ -370,8 +372,6 @@ resolve_item(const DwItem *item, Relation source, Relation target, Form_pg_attri
 	else
 		expression = parse_declared(item->text, source, att, att->atttypid, what);
 	check_mutability(expression, item->insert_only, source, att->atttypid, what);
-	if (!item->insert_only)
-		check_constant(expression, att, what);
 	return make_column(att, expression, item->insert_only, true);
 }
 
@@ -445,7 +445,10 @@ resolve_forward(DwResolved *mapping, List *items)
 		if (item == NULL)
 			column = resolve_namesake(mapping->old_rel, mapping->new_rel, att);
 		else if (item->text != NULL)
+		{
 			column = resolve_item(item, mapping->old_rel, mapping->new_rel, att);
+			check_constant(column, mapping->new_rel, att);
+		}
 		if (column != NULL)
 			mapping->columns[DW_FORWARD] = lappend(mapping->columns[DW_FORWARD], column);
 		else if ((mapping->owns & DW_OWNS_NEW) != 0 && lacks_value(mapping->new_rel, att))
