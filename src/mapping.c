@@ -9,6 +9,7 @@
 #include "postgres.h"
 
 #include "mapping.h"
+#include "settings.h"
 #include "sql.h"
 
 #include "access/genam.h"
@@ -88,6 +89,18 @@ function_callback(Datum arg, int cacheid, uint32 hashvalue)
 			entry->compiled->valid = false;
 }
 
+/* A server-wide setting that compiled mappings hold was changed: by a reload, or in this session. */
+static void
+notice_settings(void)
+{
+	static uint32 seen = 0;
+
+	if (seen == dw_settings_generation())
+		return;
+	seen = dw_settings_generation();
+	relcache_callback((Datum) 0, InvalidOid);
+}
+
 static void
 retire(MemoryContext context)
 {
@@ -153,6 +166,7 @@ dw_compiled_get(int32 mapping_id)
 	uint64		before;
 	bool		found;
 
+	notice_settings();
 	entry = hash_search(compiled_cache, &mapping_id, HASH_FIND, &found);
 	if (found && entry->compiled != NULL && entry->compiled->valid)
 		return entry->compiled;
@@ -335,6 +349,7 @@ dw_table_get(Relation rel)
 	DwTable    *table;
 	bool		found;
 
+	notice_settings();
 	entry = hash_search(table_cache, &relid, HASH_FIND, &found);
 	if (found && entry->table != NULL && table_is_current(entry->table))
 		return entry->table;
