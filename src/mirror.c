@@ -14,7 +14,7 @@
 #include "absorb.h"
 #include "mirror.h"
 #include "postpone.h"
-#include "queue.h"
+#include "propagate.h"
 #include "statement.h"
 #include "stats.h"
 
@@ -28,9 +28,6 @@
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/rel.h"
-
-/* A write that follows another write follows at most this many: longer chains would be a cycle that was not refused. */
-#define MAX_FOLLOWING 8
 
 /* The command that last inserted a key into a table, in this transaction: a delete event from before it is history. */
 typedef struct LastInsert
@@ -81,76 +78,6 @@ xact_callback(XactEvent event, void *arg)
 	(void) arg;
 	if (event == XACT_EVENT_COMMIT || event == XACT_EVENT_ABORT || event == XACT_EVENT_PREPARE)
 		last_inserts = NIL;
-}
-
-static void follow(DwStatement *statement, DwFlow *flow, const DwKey *target_key);
-
-/* Converge in the application's transaction: what another session is writing is waited for. */
-static bool
-converge_now(DwStatement *statement, DwFlow *flow, const DwKey *source_key)
-{
-	DwConverge *converge = dw_statement_converge(statement, flow);
-	DwConverged result;
-	DwKey		target_key;
-
-	do
-	{
-		CHECK_FOR_INTERRUPTS();
-		result = dw_converge_source(converge, source_key);
-	} while (result == DW_CONVERGED_BUSY);
-	if (result != DW_CONVERGED_WROTE)
-		return false;
-	if (dw_key_across(flow, source_key, &target_key))
-		follow(statement, flow, &target_key);
-	return true;
-}
-
-void
-dw_mirror_converge(DwStatement *statement, DwFlow *flow, const DwKey *source_key)
-{
-	ResourceOwner saved = CurrentResourceOwner;
-
-	CurrentResourceOwner = statement->owner;
-	(void) converge_now(statement, flow, source_key);
-	CurrentResourceOwner = saved;
-}
-
-static bool
-same_columns(const DwKeyShape *a, const DwKeyShape *b)
-{
-	return a->relid == b->relid && a->ncolumns == b->ncolumns &&
-		memcmp(a->columns, b->columns, sizeof(AttrNumber) * a->ncolumns) == 0;
-}
-
-/* Mappings that start where this one ends bring their side of the key to agreement, too. */
-static void
-follow(DwStatement *statement, DwFlow *flow, const DwKey *target_key)
-{
-	List	   *followers = dw_statement_followers(statement, flow);
-	ListCell   *lc;
-
-	if (followers == NIL)
-		return;
-	if (++statement->following > MAX_FOLLOWING)
-		elog(ERROR, "mappings of table %u follow each other in a cycle", flow->target);
-	foreach(lc, followers)
-	{
-		DwFlow	   *next = lfirst(lc);
-		DwKey		key;
-
-		if (!same_columns(next->source_key, flow->target_key))
-			ereport(ERROR,
-					(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-					 errmsg("mapping into \"%s\" and mapping out of it have different keys", get_rel_name(flow->target)),
-					 errhint("Give both the same key_columns.")));
-		/* the values may live in the memory of the write that we follow */
-		key = dw_statement_postpone(statement, &statement->followed, next, target_key)->source_key;
-		if (next->compiled->mapping->queued || dw_postpones(next))
-			dw_postpone(statement, next, &key);
-		else
-			(void) converge_now(statement, next, &key);
-	}
-	statement->following--;
 }
 
 /* Values of key columns of a row; the key columns of a source are NOT NULL. */
@@ -211,15 +138,6 @@ counter_for(DwApplied applied)
 	}
 }
 
-static void
-follow_row(DwStatement *statement, DwFlow *flow, const DwKey *source_key)
-{
-	DwKey		target_key;
-
-	if (dw_statement_followers(statement, flow) != NIL && dw_key_across(flow, source_key, &target_key))
-		follow(statement, flow, &target_key);
-}
-
 /* The new image, which is or is not the mapping's, becomes the target's row. */
 static DwCounter
 mirror_image(DwStatement *statement, DwFlow *flow, TupleTableSlot *row)
@@ -235,25 +153,19 @@ mirror_image(DwStatement *statement, DwFlow *flow, TupleTableSlot *row)
 	else if (dw_key_across(flow, &source_key, &target_key))
 		applied = dw_target_remove(target, &target_key);
 	if (applied != DW_APPLIED_NOTHING)
-		follow_row(statement, flow, &source_key);
+		dw_propagate_followers(statement, flow, &source_key);
 	return counter_for(applied);
 }
 
-/* The row moves to another key; swaps and shifts of keys in one statement end with both keys converged. */
+/*
+ * The row moves to another key.  That waits for the end of the statement, if somebody is going to tell us: then all moves
+ * are known, so that swaps and shifts work, and whatever references the old key has been mirrored before it goes.
+ */
 static DwCounter
-mirror_key_change(DwStatement *statement, DwFlow *flow, const DwKey *from, TupleTableSlot *row)
+mirror_key_change(DwStatement *statement, DwFlow *flow, const DwRowEvent *event, const DwKey *from, const DwKey *to)
 {
-	DwTarget   *target = dw_statement_target(statement, flow);
-	DwKey		to;
-	DwKey		target_from;
-
-	source_key_of(flow, row, &to);
-	if (dw_project(flow, row, target->row, NULL) && dw_key_across(flow, from, &target_from))
-		(void) dw_target_move(target, &target_from, target->row);
-	(void) converge_now(statement, flow, from);
-	(void) converge_now(statement, flow, &to);
-	follow_row(statement, flow, from);
-	follow_row(statement, flow, &to);
+	(void) dw_statement_postpone_move(statement, &statement->moves, flow, from, to);
+	note_insert(event->table->root);
 	return DW_COUNT_UPDATE;
 }
 
@@ -266,10 +178,7 @@ mirror_update(DwStatement *statement, DwFlow *flow, const DwRowEvent *event)
 	source_key_of(flow, event->old_row, &before);
 	source_key_of(flow, event->new_row, &after);
 	if (!keys_equal(flow, &before, &after))
-	{
-		note_insert(event->table->root);
-		return mirror_key_change(statement, flow, &before, event->new_row);
-	}
+		return mirror_key_change(statement, flow, event, &before, &after);
 
 	/*
 	 * Before the mapping is filled even an update of unmapped columns must write: it may carry the row past the
@@ -304,7 +213,7 @@ mirror_delete(DwStatement *statement, DwFlow *flow, const DwRowEvent *event)
 	if (dw_in_mapping(flow, event->old_row) && dw_key_across(flow, &source_key, &target_key))
 		applied = dw_target_remove(target, &target_key);
 	if (applied != DW_APPLIED_NOTHING)
-		follow_row(statement, flow, &source_key);
+		dw_propagate_followers(statement, flow, &source_key);
 	return counter_for(applied);
 }
 
@@ -332,10 +241,14 @@ static DwCounter
 mirror_insert(DwStatement *statement, DwFlow *flow, const DwRowEvent *event)
 {
 	DwKey		from;
+	DwKey		to;
 
 	note_insert(event->table->root);
 	if (statement->moving != NIL && take_moving(statement, flow, &from))
-		return mirror_key_change(statement, flow, &from, event->new_row);
+	{
+		source_key_of(flow, event->new_row, &to);
+		return mirror_key_change(statement, flow, event, &from, &to);
+	}
 	return mirror_image(statement, flow, event->new_row);
 }
 
@@ -348,19 +261,21 @@ mirror_stale(DwStatement *statement, DwFlow *flow, const DwRowEvent *event)
 	if (event->old_row != NULL)
 	{
 		source_key_of(flow, event->old_row, &key);
-		(void) converge_now(statement, flow, &key);
+		dw_propagate_key(statement, flow, &key);
 	}
 	if (event->new_row != NULL)
 	{
 		source_key_of(flow, event->new_row, &key);
-		(void) converge_now(statement, flow, &key);
+		dw_propagate_key(statement, flow, &key);
 	}
 	return DW_COUNT_UPDATE;
 }
 
 static DwCounter
-mirror_event(DwStatement *statement, DwFlow *flow, const DwRowEvent *event)
+mirror_event(DwStatement *statement, DwFlow *flow, const void *arg)
 {
+	const DwRowEvent *event = arg;
+
 	if (event->stale)
 		return mirror_stale(statement, flow, event);
 	if (TRIGGER_FIRED_BY_INSERT(event->event))
@@ -370,18 +285,13 @@ mirror_event(DwStatement *statement, DwFlow *flow, const DwRowEvent *event)
 	return mirror_delete(statement, flow, event);
 }
 
-/* Key of the event for messages; never fails. */
+/* A source key for messages, as users know it. */
 static char *
-describe_key(DwFlow *flow, const DwRowEvent *event)
+describe_key(DwFlow *flow, const DwKey *source_key)
 {
-	DwKey		source_key;
-	DwKey		key;
+	DwKey		key = *source_key;
 
-	if (!dw_key_of_row(flow->source_key, event->new_row ? event->new_row : event->old_row, &source_key))
-		return "unknown";
-	if (flow->direction == DW_REVERSE)
-		key = source_key;
-	else if (!dw_key_across(flow, &source_key, &key))
+	if (flow->direction == DW_FORWARD && !dw_key_across(flow, source_key, &key))
 		return "unknown";
 	return JsonbToCString(NULL, &dw_key_to_jsonb(flow->compiled, &key)->root, 0);
 }
@@ -391,7 +301,7 @@ describe_key(DwFlow *flow, const DwRowEvent *event)
  * show values of the target that the writer may not read.
  */
 static void
-rethrow_with_context(DwFlow *flow, const DwRowEvent *event)
+rethrow_with_context(DwFlow *flow, const DwKey *source_key)
 {
 	ErrorData  *edata = CopyErrorData();
 	const DwMapping *mapping = flow->compiled->mapping;
@@ -401,7 +311,7 @@ rethrow_with_context(DwFlow *flow, const DwRowEvent *event)
 	context = psprintf("dualwrite %s mirror of migration \"%s\", mapping from %s to %s, key %s",
 					   flow->direction == DW_FORWARD ? "forward" : "reverse", flow->compiled->migration,
 					   mapping->old_name, mapping->new_name,
-					   dw_error_is_absorbable(edata->sqlerrcode) ? describe_key(flow, event) : "not shown");
+					   dw_error_is_absorbable(edata->sqlerrcode) ? describe_key(flow, source_key) : "not shown");
 	edata->context = edata->context ? psprintf("%s\n%s", context, edata->context) : context;
 	if (pg_class_aclcheck(flow->target, GetUserId(), ACL_SELECT) != ACLCHECK_OK)
 		edata->detail = NULL;
@@ -411,10 +321,12 @@ rethrow_with_context(DwFlow *flow, const DwRowEvent *event)
 	ReThrowError(edata);
 }
 
+/* What may fail on behalf of one flow and key, and is counted and timed for it. */
+typedef DwCounter (*MirrorWork) (DwStatement *statement, DwFlow *flow, const void *arg);
+
 static void
-mirror_inline(DwFlow *flow, const DwRowEvent *event)
+mirror_guarded(DwStatement *statement, DwFlow *flow, const DwKey *source_key, MirrorWork work, const void *arg)
 {
-	DwStatement *statement = dw_statement_get();
 	ResourceOwner saved = CurrentResourceOwner;
 	MemoryContext context = CurrentMemoryContext;
 	instr_time	start;
@@ -425,7 +337,7 @@ mirror_inline(DwFlow *flow, const DwRowEvent *event)
 	PG_TRY();
 	{
 		CurrentResourceOwner = statement->owner;
-		counter = mirror_event(statement, flow, event);
+		counter = work(statement, flow, arg);
 		CurrentResourceOwner = saved;
 	}
 	PG_CATCH();
@@ -434,12 +346,21 @@ mirror_inline(DwFlow *flow, const DwRowEvent *event)
 		MemoryContextSwitchTo(context);
 		INSTR_TIME_SET_ZERO(elapsed);
 		dw_stats_count(flow->compiled->mapping_id, flow->direction, DW_COUNT_FAILED, elapsed);
-		rethrow_with_context(flow, event);
+		rethrow_with_context(flow, source_key);
 	}
 	PG_END_TRY();
 	INSTR_TIME_SET_CURRENT(elapsed);
 	INSTR_TIME_SUBTRACT(elapsed, start);
 	dw_stats_count(flow->compiled->mapping_id, flow->direction, counter, elapsed);
+}
+
+static void
+mirror_inline(DwFlow *flow, const DwRowEvent *event)
+{
+	DwKey		source_key;
+
+	source_key_of(flow, event->new_row ? event->new_row : event->old_row, &source_key);
+	mirror_guarded(dw_statement_get(), flow, &source_key, mirror_event, event);
 }
 
 /* Put the keys of the event off to the end of the statement. */
@@ -450,33 +371,101 @@ postpone_event(DwFlow *flow, const DwRowEvent *event)
 	DwKey		before;
 	DwKey		after;
 
-	if (event->old_row != NULL)
+	if (event->new_row == NULL)
 	{
 		source_key_of(flow, event->old_row, &before);
-		dw_postpone(statement, flow, &before);
+		dw_postpone(statement, flow, NULL, &before);
+		return;
 	}
-	if (event->new_row != NULL)
-	{
-		source_key_of(flow, event->new_row, &after);
-		if (event->old_row == NULL || !keys_equal(flow, &before, &after))
-			dw_postpone(statement, flow, &after);
-	}
+	source_key_of(flow, event->new_row, &after);
+	if (event->old_row != NULL)
+		source_key_of(flow, event->old_row, &before);
+	if (event->old_row != NULL && !keys_equal(flow, &before, &after))
+		dw_postpone(statement, flow, &before, &after);
+	else
+		dw_postpone(statement, flow, NULL, &after);
 }
 
 void
 dw_mirror_row(DwFlow *flow, const DwRowEvent *event)
 {
-	bool		postpones = flow->compiled->mapping->queued || dw_postpones(flow);
-
-	if (postpones)
+	if (dw_postpones(flow))
 		postpone_event(flow, event);
 	else
 		mirror_inline(flow, event);
 
 	/* nobody is going to tell us when the statement is over: a leaf without triggers of its own, or a subscriber */
-	if (!event->table->flushed || IsLogicalWorker())
-		if (!event->moving)
-			dw_mirror_flush();
+	if (!event->moving && (!event->table->flushed || IsLogicalWorker()))
+		dw_mirror_flush();
+}
+
+/* Rows of one flow whose key changed, or that left a partition and arrived nowhere. */
+static DwCounter
+mirror_moves(DwStatement *statement, DwFlow *flow, const void *arg)
+{
+	(void) flow;
+	dw_propagate_moves(statement, (List *) arg);
+	return DW_COUNT_UPDATE;
+}
+
+static DwCounter
+mirror_departure(DwStatement *statement, DwFlow *flow, const void *arg)
+{
+	dw_propagate_key(statement, flow, arg);
+	return DW_COUNT_DELETE;
+}
+
+static bool
+same_flow(const DwPostponed *a, const DwPostponed *b)
+{
+	return a->mapping_id == b->mapping_id && a->direction == b->direction;
+}
+
+/* All moves of the flow that the first of the list belongs to; they are taken out of the list. */
+static List *
+take_moves_of_one_flow(List **moves)
+{
+	List	   *taken = NIL;
+	List	   *left = NIL;
+	ListCell   *lc;
+
+	foreach(lc, *moves)
+	{
+		if (same_flow(linitial(*moves), lfirst(lc)))
+			taken = lappend(taken, lfirst(lc));
+		else
+			left = lappend(left, lfirst(lc));
+	}
+	*moves = left;
+	return taken;
+}
+
+static void
+finish_moves(DwStatement *statement)
+{
+	List	   *moves = statement->moves;
+	List	   *departed = statement->moving;
+	ListCell   *lc;
+
+	statement->moves = statement->moving = NIL;
+	while (moves != NIL)
+	{
+		List	   *of_flow = take_moves_of_one_flow(&moves);
+		DwPostponed *first = linitial(of_flow);
+		DwCompiled *compiled = dw_compiled_get(first->mapping_id);
+
+		if (compiled != NULL)
+			mirror_guarded(statement, &compiled->flow[first->direction], &first->source_key, mirror_moves, of_flow);
+	}
+	foreach(lc, departed)
+	{
+		DwPostponed *departure = lfirst(lc);
+		DwCompiled *compiled = dw_compiled_get(departure->mapping_id);
+
+		if (compiled != NULL)
+			mirror_guarded(statement, &compiled->flow[departure->direction], &departure->source_key,
+						   mirror_departure, &departure->source_key);
+	}
 }
 
 void
@@ -486,7 +475,9 @@ dw_mirror_flush(void)
 
 	if (statement == NULL)
 		return;
-	if (statement->postponed != NIL || statement->moving != NIL)
+	if (statement->moves != NIL || statement->moving != NIL)
+		finish_moves(statement);
+	if (statement->postponed != NIL)
 		dw_postponed_settle(statement);
 	dw_statement_close(statement);
 }

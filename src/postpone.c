@@ -12,6 +12,7 @@
 
 #include "absorb.h"
 #include "postpone.h"
+#include "propagate.h"
 #include "queue.h"
 #include "stats.h"
 
@@ -23,13 +24,16 @@ bool
 dw_postpones(const DwFlow *flow)
 {
 	return flow->direction == DW_FORWARD &&
-		(flow->compiled->queue_errors || flow->compiled->early_children);
+		(flow->compiled->queue_errors || flow->compiled->early_children || flow->compiled->mapping->queued);
 }
 
 void
-dw_postpone(DwStatement *statement, DwFlow *flow, const DwKey *source_key)
+dw_postpone(DwStatement *statement, DwFlow *flow, const DwKey *from, const DwKey *source_key)
 {
-	(void) dw_statement_postpone(statement, &statement->postponed, flow, source_key);
+	if (from != NULL)
+		(void) dw_statement_postpone_move(statement, &statement->postponed, flow, from, source_key);
+	else
+		(void) dw_statement_postpone(statement, &statement->postponed, flow, source_key);
 }
 
 static DwFlow *
@@ -59,8 +63,12 @@ settle(void *arg)
 		DwPostponed *postponed = lfirst(lc);
 		DwFlow	   *flow = flow_of(postponed);
 
-		if (flow != NULL)
-			dw_mirror_converge(statement, flow, &postponed->source_key);
+		if (flow == NULL)
+			continue;
+		if (postponed->moved)
+			dw_propagate_moves(statement, list_make1(postponed));
+		else
+			dw_propagate_key(statement, flow, &postponed->source_key);
 	}
 	dw_statement_close(statement);
 	AfterTriggerEndQuery(NULL);
@@ -74,19 +82,28 @@ is_missing_parent(int sqlstate)
 }
 
 static void
+enqueue_key(DwFlow *flow, const DwKey *source_key, const DwError *error)
+{
+	DwKey		key;
+
+	if (flow->direction == DW_REVERSE)
+		key = *source_key;
+	else if (!dw_key_across(flow, source_key, &key))
+		return;					/* a row without a key on the other side has no counterpart */
+	dw_queue_append(flow, &key, error ? error->sqlstate : 0, error ? error->message : NULL);
+}
+
+static void
 enqueue(const DwPostponed *postponed, const DwError *error)
 {
 	DwFlow	   *flow = flow_of(postponed);
 	instr_time	none;
-	DwKey		key;
 
 	if (flow == NULL)
 		return;
-	if (flow->direction == DW_REVERSE)
-		key = postponed->source_key;
-	else if (!dw_key_across(flow, &postponed->source_key, &key))
-		return;					/* a row without a key on the other side has no counterpart */
-	dw_queue_append(flow, &key, error ? error->sqlstate : 0, error ? error->message : NULL);
+	if (postponed->moved)
+		enqueue_key(flow, &postponed->from_key, error);
+	enqueue_key(flow, &postponed->source_key, error);
 	INSTR_TIME_SET_ZERO(none);
 	dw_stats_count(flow->compiled->mapping_id, flow->direction, DW_COUNT_QUEUED, none);
 	if (error != NULL)
@@ -155,12 +172,12 @@ settle_all(List *keys, bool undo)
 void
 dw_postponed_settle(DwStatement *statement)
 {
-	List	   *keys = list_concat(statement->postponed, statement->moving);
+	List	   *keys = statement->postponed;
 	List	   *inline_keys = NIL;
 	List	   *discarded = NIL;
 	ListCell   *lc;
 
-	statement->postponed = statement->moving = NIL;
+	statement->postponed = NIL;
 	foreach(lc, keys)
 	{
 		DwPostponed *postponed = lfirst(lc);
@@ -188,5 +205,7 @@ dw_postponed_enqueue(DwStatement *statement)
 		enqueue(lfirst(lc), NULL);
 	foreach(lc, statement->moving)
 		enqueue(lfirst(lc), NULL);
-	statement->postponed = statement->moving = NIL;
+	foreach(lc, statement->moves)
+		enqueue(lfirst(lc), NULL);
+	statement->postponed = statement->moving = statement->moves = NIL;
 }

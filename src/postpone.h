@@ -6,15 +6,13 @@
 
 #include "statement.h"
 
-/* Do events of this flow wait for the end of the statement? */
+/* Do events of this flow wait for the end of the statement, their errors to be absorbed? */
 extern bool dw_postpones(const DwFlow *flow);
-extern void dw_postpone(DwStatement *statement, DwFlow *flow, const DwKey *source_key);
+/* from: the key that the row had before, or NULL. */
+extern void dw_postpone(DwStatement *statement, DwFlow *flow, const DwKey *from, const DwKey *source_key);
 /* The statement is over: converge what was put off, queue what fails. */
 extern void dw_postponed_settle(DwStatement *statement);
 /* Nobody settled it before the (sub)transaction commits: queue it all. */
 extern void dw_postponed_enqueue(DwStatement *statement);
-
-/* mirror.c: converge in the application's transaction, and let followers follow. */
-extern void dw_mirror_converge(DwStatement *statement, DwFlow *flow, const DwKey *source_key);
 
 #endif							/* DW_POSTPONE_H */

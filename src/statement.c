@@ -8,9 +8,9 @@
  */
 #include "postgres.h"
 
+#include "follow.h"
 #include "statement.h"
 
-#include "access/table.h"
 #include "access/xact.h"
 #include "utils/datum.h"
 #include "utils/memutils.h"
@@ -104,34 +104,6 @@ dw_statement_converge(DwStatement *statement, DwFlow *flow)
 	return open->converge;
 }
 
-/* Flows that start at the target of this one, in the phases in which they do. */
-static List *
-find_followers(DwFlow *flow)
-{
-	Relation	rel = table_open(flow->target, RowExclusiveLock);
-	DwTable    *table = dw_table_get(rel);
-	List	   *followers = NIL;
-	ListCell   *lc;
-
-	foreach(lc, table->as_old)
-	{
-		DwCompiled *other = lfirst(lc);
-
-		if (other->mapping_id != flow->compiled->mapping_id && other->phase < DW_PHASE_COMPLETE)
-			followers = lappend(followers, &other->flow[DW_FORWARD]);
-	}
-	foreach(lc, table->as_new)
-	{
-		DwCompiled *other = lfirst(lc);
-
-		if (other->mapping_id != flow->compiled->mapping_id &&
-			other->phase >= DW_PHASE_READ_SWITCH && other->phase < DW_PHASE_COMPLETE)
-			followers = lappend(followers, &other->flow[DW_REVERSE]);
-	}
-	table_close(rel, NoLock);
-	return followers;
-}
-
 List *
 dw_statement_followers(DwStatement *statement, DwFlow *flow)
 {
@@ -141,28 +113,47 @@ dw_statement_followers(DwStatement *statement, DwFlow *flow)
 	{
 		MemoryContext old = MemoryContextSwitchTo(statement->context);
 
-		open->followers = find_followers(flow);
+		open->followers = dw_followers_of(flow);
 		open->followers_known = true;
 		MemoryContextSwitchTo(old);
 	}
 	return open->followers;
 }
 
-DwPostponed *
-dw_statement_postpone(DwStatement *statement, List **list, DwFlow *flow, const DwKey *source_key)
+/* In the current memory context. */
+static void
+copy_key(DwFlow *flow, const DwKey *from, DwKey *to)
 {
-	MemoryContext old = MemoryContextSwitchTo(statement->context);
-	DwPostponed *postponed = palloc(sizeof(DwPostponed));
-
-	postponed->mapping_id = flow->compiled->mapping_id;
-	postponed->direction = flow->direction;
 	for (int i = 0; i < flow->source_key->ncolumns; i++)
 	{
 		Form_pg_attribute att = TupleDescAttr(flow->source_desc, flow->source_key->columns[i] - 1);
 
-		postponed->source_key.values[i] = datumCopy(source_key->values[i], att->attbyval, att->attlen);
+		to->values[i] = datumCopy(from->values[i], att->attbyval, att->attlen);
 	}
+}
+
+DwPostponed *
+dw_statement_postpone(DwStatement *statement, List **list, DwFlow *flow, const DwKey *source_key)
+{
+	MemoryContext old = MemoryContextSwitchTo(statement->context);
+	DwPostponed *postponed = palloc0(sizeof(DwPostponed));
+
+	postponed->mapping_id = flow->compiled->mapping_id;
+	postponed->direction = flow->direction;
+	copy_key(flow, source_key, &postponed->source_key);
 	*list = lappend(*list, postponed);
+	MemoryContextSwitchTo(old);
+	return postponed;
+}
+
+DwPostponed *
+dw_statement_postpone_move(DwStatement *statement, List **list, DwFlow *flow, const DwKey *from, const DwKey *to)
+{
+	DwPostponed *postponed = dw_statement_postpone(statement, list, flow, to);
+	MemoryContext old = MemoryContextSwitchTo(statement->context);
+
+	postponed->moved = true;
+	copy_key(flow, from, &postponed->from_key);
 	MemoryContextSwitchTo(old);
 	return postponed;
 }

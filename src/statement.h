@@ -13,7 +13,9 @@ typedef struct DwPostponed
 {
 	int32		mapping_id;
 	DwDirection direction;
-	DwKey		source_key;		/* copied */
+	bool		moved;			/* from another key: */
+	DwKey		from_key;
+	DwKey		source_key;		/* copied, as is from_key */
 } DwPostponed;
 
 /* One for each subtransaction in which mirrors have run since its last statement ended. */
@@ -27,6 +29,7 @@ typedef struct DwStatement
 	int			following;		/* depth of writes that follow others */
 	List	   *followed;		/* of DwPostponed: keys of writes that followed others, for their memory only */
 	List	   *moving;			/* of DwPostponed: rows between the two halves of a move to another partition */
+	List	   *moves;			/* of DwPostponed: rows whose key changed, when nothing is absorbed */
 } DwStatement;
 
 /* That of the current subtransaction, made when there is none. */
@@ -39,6 +42,8 @@ extern DwConverge *dw_statement_converge(DwStatement *statement, DwFlow *flow);
 /* Flows of other mappings that a write to this flow's target has to go on to. */
 extern List *dw_statement_followers(DwStatement *statement, DwFlow *flow);
 extern DwPostponed *dw_statement_postpone(DwStatement *statement, List **list, DwFlow *flow, const DwKey *source_key);
+extern DwPostponed *dw_statement_postpone_move(DwStatement *statement, List **list, DwFlow *flow,
+											   const DwKey *from, const DwKey *to);
 /* Close everything; forgets what is still postponed. */
 extern void dw_statement_close(DwStatement *statement);
 /* on_leftover is called, before a (sub)transaction commits, for a statement that nobody closed. */

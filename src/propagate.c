@@ -1,0 +1,163 @@
+/*
+ * propagate.c: keys brought to agreement inside the application's transaction, and on to the mappings behind.
+ *
+ * The engines leave our own triggers out, so that no write is mirrored back; a write to a table that is itself a source
+ * of other mappings (a chain, the sibling parts of a split) is therefore carried on from here.
+ */
+#include "postgres.h"
+
+#include "postpone.h"
+#include "propagate.h"
+
+#include "miscadmin.h"
+#include "utils/lsyscache.h"
+
+/* A write follows another at most this often: longer chains would be a cycle that was not refused. */
+#define MAX_FOLLOWING 8
+
+/* Passes over the moves of a statement, in turn forwards and backwards: a shift in either direction needs one or two. */
+#define MAX_MOVE_PASSES 8
+
+static void follow(DwStatement *statement, DwFlow *flow, const DwKey *target_key);
+
+static void
+converge_key(DwStatement *statement, DwFlow *flow, const DwKey *source_key)
+{
+	DwConverge *converge = dw_statement_converge(statement, flow);
+	DwConverged result;
+
+	do
+	{
+		CHECK_FOR_INTERRUPTS();
+		result = dw_converge_source(converge, source_key);
+	} while (result == DW_CONVERGED_BUSY);
+	if (result == DW_CONVERGED_WROTE)
+		dw_propagate_followers(statement, flow, source_key);
+}
+
+void
+dw_propagate_key(DwStatement *statement, DwFlow *flow, const DwKey *source_key)
+{
+	ResourceOwner saved = CurrentResourceOwner;
+
+	CurrentResourceOwner = statement->owner;
+	converge_key(statement, flow, source_key);
+	CurrentResourceOwner = saved;
+}
+
+static bool
+same_columns(const DwKeyShape *a, const DwKeyShape *b)
+{
+	return a->relid == b->relid && a->ncolumns == b->ncolumns &&
+		memcmp(a->columns, b->columns, sizeof(AttrNumber) * a->ncolumns) == 0;
+}
+
+static void
+follow(DwStatement *statement, DwFlow *flow, const DwKey *target_key)
+{
+	ListCell   *lc;
+
+	if (++statement->following > MAX_FOLLOWING)
+		elog(ERROR, "mappings of table %u follow each other in a cycle", flow->target);
+	foreach(lc, dw_statement_followers(statement, flow))
+	{
+		DwFlow	   *next = lfirst(lc);
+		DwKey		key;
+
+		if (!same_columns(next->source_key, flow->target_key))
+			ereport(ERROR,
+					(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+					 errmsg("mapping into \"%s\" and mapping out of it have different keys", get_rel_name(flow->target)),
+					 errhint("Give both the same key_columns.")));
+		/* the values may live in the memory of the write that we follow */
+		key = dw_statement_postpone(statement, &statement->followed, next, target_key)->source_key;
+		if (dw_postpones(next))
+			dw_postpone(statement, next, NULL, &key);
+		else
+			converge_key(statement, next, &key);
+	}
+	statement->following--;
+}
+
+void
+dw_propagate_followers(DwStatement *statement, DwFlow *flow, const DwKey *source_key)
+{
+	DwKey		target_key;
+
+	if (dw_statement_followers(statement, flow) != NIL && dw_key_across(flow, source_key, &target_key))
+		follow(statement, flow, &target_key);
+}
+
+static DwFlow *
+flow_of(const DwPostponed *postponed)
+{
+	DwCompiled *compiled = dw_compiled_get(postponed->mapping_id);
+
+	return compiled ? &compiled->flow[postponed->direction] : NULL;
+}
+
+/* Move the target row of one key to the other; false: not now, or not at all. */
+static bool
+move_row(DwStatement *statement, DwFlow *flow, const DwPostponed *move)
+{
+	DwConverge *converge = dw_statement_converge(statement, flow);
+	DwTarget   *target = dw_statement_target(statement, flow);
+	DwKey		target_from;
+	DwLeaf	   *leaf;
+
+	if (converge->source == NULL ||
+		dw_lookup_newest(converge->source, &move->source_key, true, true, &leaf) != DW_FIND_FOUND ||
+		!dw_project(flow, dw_leaf_row(converge->source, leaf), target->row, NULL) ||
+		!dw_key_across(flow, &move->from_key, &target_from))
+		return false;
+	return dw_target_move(target, &target_from, target->row) != DW_APPLIED_NOTHING;
+}
+
+/* One pass over the moves that are still to be made; returns those that could not be. */
+static List *
+move_rows(DwStatement *statement, List *moves, bool backwards)
+{
+	List	   *left = NIL;
+	int			n = list_length(moves);
+
+	for (int i = 0; i < n; i++)
+	{
+		DwPostponed *move = list_nth(moves, backwards ? n - 1 - i : i);
+		DwFlow	   *flow = flow_of(move);
+
+		if (flow != NULL && !move_row(statement, flow, move))
+			left = backwards ? lcons(move, left) : lappend(left, move);
+	}
+	return left;
+}
+
+void
+dw_propagate_moves(DwStatement *statement, List *moves)
+{
+	ResourceOwner saved = CurrentResourceOwner;
+	List	   *left = moves;
+	ListCell   *lc;
+
+	CurrentResourceOwner = statement->owner;
+	for (int pass = 0; pass < MAX_MOVE_PASSES && left != NIL; pass++)
+	{
+		int			before = list_length(left);
+
+		left = move_rows(statement, left, pass % 2 == 1);
+		if (pass > 0 && list_length(left) == before)
+			break;
+	}
+	foreach(lc, moves)
+	{
+		DwPostponed *move = lfirst(lc);
+		DwFlow	   *flow = flow_of(move);
+
+		if (flow == NULL)
+			continue;
+		converge_key(statement, flow, &move->from_key);
+		converge_key(statement, flow, &move->source_key);
+		dw_propagate_followers(statement, flow, &move->from_key);
+		dw_propagate_followers(statement, flow, &move->source_key);
+	}
+	CurrentResourceOwner = saved;
+}

@@ -1,0 +1,19 @@
+/*
+ * propagate.h: keys brought to agreement inside the application's transaction, and on to the mappings behind.
+ */
+#ifndef DW_PROPAGATE_H
+#define DW_PROPAGATE_H
+
+#include "statement.h"
+
+/* Converge; what another session is writing is waited for. */
+extern void dw_propagate_key(DwStatement *statement, DwFlow *flow, const DwKey *source_key);
+/*
+ * Rows whose key changed (list of DwPostponed with a from key): target rows move, so that columns outside the mapping
+ * stay with them; then both keys of each are converged, which settles whatever could not move, as in a swap.
+ */
+extern void dw_propagate_moves(DwStatement *statement, List *moves);
+/* The target row of this source key has been written: followers bring their side of it to agreement, too. */
+extern void dw_propagate_followers(DwStatement *statement, DwFlow *flow, const DwKey *source_key);
+
+#endif							/* DW_PROPAGATE_H */
