@@ -102,6 +102,14 @@ COMMIT;
 \set VERBOSITY terse
 INSERT INTO watch_old VALUES (16, 'bad');
 \set VERBOSITY default
+-- a server-wide value that compiled mappings hold counts at once
+SET dualwrite.mirror_on_error = 'queue';
+INSERT INTO watch_old VALUES (17, 'bad');
+SELECT key, sqlstate, message FROM dualwrite.queue WHERE migration = 'watch';
+RESET dualwrite.mirror_on_error;
+\set VERBOSITY terse
+INSERT INTO watch_old VALUES (18, 'bad');
+\set VERBOSITY default
 SELECT old_table, new_table, direction, inserts, updates, deletes, failed, queued, total_ms > 0 AS timed,
 	p50_us > 0 AND p50_us <= p99_us AS percentiles, since < now() AS since
 FROM dualwrite.mirror_stats WHERE migration = 'watch';
