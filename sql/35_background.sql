@@ -3,16 +3,13 @@ CREATE PROCEDURE dualwrite.backfill(migration text)
 	LANGUAGE c AS 'MODULE_PATHNAME', 'dw_backfill';
 COMMENT ON PROCEDURE dualwrite.backfill(text) IS
 	'copy history in this session, where no worker can: batch by batch, committing after each, then the keys that are due in the queue';
-REVOKE ALL ON PROCEDURE dualwrite.backfill(text) FROM PUBLIC;
 
 CREATE FUNCTION dualwrite.retry(migration text, key jsonb = NULL) RETURNS bigint
 	LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'dw_retry';
 COMMENT ON FUNCTION dualwrite.retry(text, jsonb) IS
 	'try dead letters again now, all of the migration or those of one key; keys that wait for their next attempt are tried now, too; returns the number of dead letters';
-REVOKE ALL ON FUNCTION dualwrite.retry(text, jsonb) FROM PUBLIC;
 
 CREATE FUNCTION dualwrite.discard_dead(migration text, key jsonb, reason text) RETURNS bigint
 	LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'dw_discard_dead';
 COMMENT ON FUNCTION dualwrite.discard_dead(text, jsonb, text) IS
 	'give up the dead letters of a key, with the reason in the audit; returns their number';
-REVOKE ALL ON FUNCTION dualwrite.discard_dead(text, jsonb, text) FROM PUBLIC;

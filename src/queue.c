@@ -263,7 +263,7 @@ note_failure(const DwMigration *migration, const DwQueued *entry, DwDirection di
 	bool		unreachable = dw_error_is_connection(failure->sqlstate);
 	int			attempts = entry->attempts + (unreachable ? 0 : 1);
 	bool		dead = attempts >= dw_setting_int(migration->id, "queue_max_attempts") && !unreachable;
-	double		backoff_ms = Max(1, dw_setting_int(migration->id, "queue_backoff"));
+	double		backoff_ms = dw_setting_int(migration->id, "queue_backoff");
 	DwSql		sql;
 
 	for (int i = 1; i < attempts && backoff_ms < DW_MAX_BACKOFF_MS; i++)
