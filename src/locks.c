@@ -206,11 +206,16 @@ conflicting_modes(LOCKMODE mode)
 					PointerGetDatum(construct_array(names, count, TEXTOID, -1, false, TYPALIGN_INT)), false);
 }
 
+/* A prepared transaction has no process; what it is called shows by the lock that it holds on its own id. */
+#define PREPARED \
+	" LEFT JOIN pg_locks x ON l.pid IS NULL AND x.pid IS NULL AND x.locktype = 'transactionid' AND x.granted" \
+	" AND x.virtualtransaction = l.virtualtransaction" \
+	" LEFT JOIN pg_prepared_xacts p ON p.transaction = x.transactionid"
+
 #define BLOCKERS \
 	"SELECT l.pid, coalesce(a.application_name, ''), coalesce(a.state, a.backend_type, 'unknown'), p.gid, l.mode," \
 	" date_trunc('second', clock_timestamp() - coalesce(a.xact_start, p.prepared))::text" \
-	" FROM pg_locks l LEFT JOIN pg_stat_activity a ON a.pid = l.pid" \
-	" LEFT JOIN pg_prepared_xacts p ON l.pid IS NULL AND l.virtualtransaction = '-1/' || p.transaction::text" \
+	" FROM pg_locks l LEFT JOIN pg_stat_activity a ON a.pid = l.pid" PREPARED \
 	" WHERE l.locktype = 'relation' AND l.relation = $1" \
 	" AND l.database = (SELECT d.oid FROM pg_database d WHERE d.datname = current_database())" \
 	" AND l.granted AND l.mode = ANY ($2) AND l.pid IS DISTINCT FROM pg_backend_pid()" \
@@ -332,8 +337,7 @@ dw_note_new_side_writer(int32 migration_id)
  */
 #define WRITERS \
 	"SELECT DISTINCT coalesce(a.usename, p.owner, 'unknown'), l.pid, coalesce(a.application_name, ''), p.gid" \
-	" FROM pg_locks l LEFT JOIN pg_stat_activity a ON a.pid = l.pid" \
-	" LEFT JOIN pg_prepared_xacts p ON l.pid IS NULL AND l.virtualtransaction = '-1/' || p.transaction::text" \
+	" FROM pg_locks l LEFT JOIN pg_stat_activity a ON a.pid = l.pid" PREPARED \
 	" WHERE l.database = (SELECT d.oid FROM pg_database d WHERE d.datname = current_database())" \
 	" AND (l.locktype = 'object' AND l.classid = 'pg_extension'::regclass AND l.objid = $1 AND l.objsubid::int & 65535 = $3" \
 	" OR l.locktype = 'relation' AND l.relation = ANY ($2) AND NOT l.granted AND l.mode = 'RowExclusiveLock')" \

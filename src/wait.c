@@ -372,7 +372,8 @@ run_once(DwWatch *watch, DwPhase target)
 	List	   *unmet;
 	bool		arrived = migration->phase >= target;
 
-	if (arrived && migration->phase != DW_PHASE_VERIFY)
+	/* who asks for verify wants to know that both sides agree */
+	if (arrived && !(target == DW_PHASE_VERIFY && migration->phase == DW_PHASE_VERIFY))
 		return true;
 	open_reads(migration, target);
 	migration = look_up(watch);
