@@ -19,8 +19,8 @@ extern DwPhase dw_phase_rollback(const char *migration, const char *to_phase, bo
  * DwGate), which may have become so under the lock; then the caller must end the transaction.
  */
 extern List *dw_phase_try_advance(const char *migration, const char *reason);
-/* ERROR 55000 that names the gates. */
-extern void dw_phase_refuse(const DwMigration *migration, List *gates, List *unmet, bool forced) pg_attribute_noreturn();
+/* Raise ERROR 55000 that names the gates. */
+extern void dw_phase_refuse(const DwMigration *migration, List *gates, List *unmet, bool forced);
 
 /* Background work stops, or goes on; going on also lifts what a rollback suspended. */
 extern void dw_phase_pause(const char *migration, bool pause);
