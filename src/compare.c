@@ -39,6 +39,7 @@ typedef struct DwSide
 	DwLookup   *old;
 	TupleTableSlot *projected;	/* new layout: what the mapping makes of the old row */
 	TupleTableSlot *reversed;	/* old layout: what it makes of the new row */
+	TupleTableSlot *returned;	/* new layout: what it makes of that, there and back */
 } DwSide;
 
 struct DwCompare
@@ -79,6 +80,7 @@ open_side(int32 mapping_id)
 	side->old = dw_lookup_open(&side->compiled->old_key, AccessShareLock);
 	side->projected = MakeSingleTupleTableSlot(side->compiled->flow[DW_FORWARD].target_desc, &TTSOpsVirtual);
 	side->reversed = MakeSingleTupleTableSlot(side->compiled->flow[DW_REVERSE].target_desc, &TTSOpsVirtual);
+	side->returned = MakeSingleTupleTableSlot(side->compiled->flow[DW_FORWARD].target_desc, &TTSOpsVirtual);
 	return side;
 }
 
@@ -88,6 +90,7 @@ close_side(DwSide *side)
 	dw_lookup_close(side->old);
 	ExecDropSingleTupleTableSlot(side->projected);
 	ExecDropSingleTupleTableSlot(side->reversed);
+	ExecDropSingleTupleTableSlot(side->returned);
 }
 
 /* Mappings whose rows live in the same new table and which bring them into being, this one included. */
@@ -242,22 +245,22 @@ typedef struct DwAttempt
 	Snapshot	snapshot;
 	DwDirection direction;
 	TupleTableSlot *row;		/* to project */
+	TupleTableSlot *out;
 	const DwKey *key;			/* to compute the old key from */
 	DwKey		key_made;
 	bool		result;
 } DwAttempt;
 
-/* Into side->projected, with its key in key_made, or into side->reversed. */
+/* Into out; forward, with its key in key_made. */
 static void
 attempt_project(void *arg)
 {
 	DwAttempt  *attempt = arg;
 	DwSide	   *side = attempt->side;
-	TupleTableSlot *out = attempt->direction == DW_FORWARD ? side->projected : side->reversed;
 
-	attempt->result = dw_project(&side->compiled->flow[attempt->direction], attempt->row, out, attempt->snapshot);
+	attempt->result = dw_project(&side->compiled->flow[attempt->direction], attempt->row, attempt->out, attempt->snapshot);
 	if (attempt->result && attempt->direction == DW_FORWARD)
-		dw_key_of_new(side->compiled, out, &attempt->key_made);
+		dw_key_of_new(side->compiled, attempt->out, &attempt->key_made);
 }
 
 /* The key alone of a row that cannot be projected. */
@@ -303,16 +306,15 @@ run_attempt(DwCompare *compare, void (*function) (void *), DwAttempt *attempt)
 	return false;
 }
 
-/* What the mapping makes of a row, in side->projected (and its key) or side->reversed.  false: nothing, or an error. */
+/* What the mapping makes of an old row, in side->projected, and its key.  false: nothing, or an error. */
 static bool
-project(DwCompare *compare, DwSide *side, DwDirection direction, TupleTableSlot *row, DwKey *key)
+project(DwCompare *compare, DwSide *side, TupleTableSlot *old_row, DwKey *key)
 {
-	DwAttempt	attempt = {.side = side, .direction = direction, .row = row};
+	DwAttempt	attempt = {.side = side, .direction = DW_FORWARD, .row = old_row, .out = side->projected};
 
 	if (!run_attempt(compare, attempt_project, &attempt))
 		return false;
-	if (key != NULL)
-		*key = attempt.key_made;
+	*key = attempt.key_made;
 	return true;
 }
 
@@ -334,7 +336,7 @@ counterpart(DwCompare *compare, DwSide *side, const DwKey *key)
 	if (!dw_lookup_visible(side->old, &attempt.key_made, compare->snapshot, &leaf))
 		return NULL;
 	row = dw_leaf_row(side->old, leaf);
-	if (!project(compare, side, DW_FORWARD, row, &again))
+	if (!project(compare, side, row, &again))
 		return NULL;
 	return keys_equal(side->compiled, key, &again) ? row : NULL;
 }
@@ -390,21 +392,39 @@ difference(DwCompare *compare, DwDriftKind kind, const DwKey *key, const Bitmaps
 }
 
 /*
- * Columns in which the two rows disagree, side->projected being what becomes of the old one.  While new is the truth, a
- * row that came from there need only be what reverse makes of it: forward may not lead back.
+ * Of the columns in which a new row is not what forward makes of the old one, those that a write of the new side does not
+ * account for.  After one, the old row is what reverse makes of the new.  While old is the truth that alone is not enough:
+ * there and back must also lead to where forward leads now.  (Forward is lower(email), reverse email: 'Foo' was written,
+ * the old row has it, and forward makes 'foo' of either.)
  */
+static Bitmapset *
+not_from_reverse(DwCompare *compare, Bitmapset *columns, TupleTableSlot *old_row, TupleTableSlot *new_row)
+{
+	DwSide	   *self = compare->self;
+	DwFlow	   *forward = &self->compiled->flow[DW_FORWARD];
+	DwFlow	   *reverse = &self->compiled->flow[DW_REVERSE];
+	DwAttempt	back = {.side = self, .direction = DW_REVERSE, .row = new_row, .out = self->reversed};
+	DwAttempt	there = {.side = self, .direction = DW_FORWARD, .row = self->reversed, .out = self->returned};
+
+	if (!run_attempt(compare, attempt_project, &back) || dw_rows_differ(reverse, self->reversed, old_row) != NULL)
+		return columns;
+	if (DW_TRUTH_DIRECTION(self->compiled->phase) == DW_REVERSE)
+		return NULL;
+	if (!run_attempt(compare, attempt_project, &there))
+		return columns;
+	columns = bms_int_members(columns, dw_rows_differ(forward, self->projected, self->returned));
+	return bms_is_empty(columns) ? NULL : columns;
+}
+
+/* Columns in which the two rows disagree, side->projected being what becomes of the old one. */
 static Bitmapset *
 differing_columns(DwCompare *compare, TupleTableSlot *old_row, TupleTableSlot *new_row)
 {
-	DwSide	   *self = compare->self;
-	DwFlow	   *reverse = &self->compiled->flow[DW_REVERSE];
-	Bitmapset  *columns = dw_rows_differ(&self->compiled->flow[DW_FORWARD], self->projected, new_row);
+	DwCompiled *compiled = compare->self->compiled;
+	Bitmapset  *columns = dw_rows_differ(&compiled->flow[DW_FORWARD], compare->self->projected, new_row);
 
-	if (columns == NULL || DW_TRUTH_DIRECTION(self->compiled->phase) == DW_FORWARD)
-		return columns;
-	if (project(compare, self, DW_REVERSE, new_row, NULL) &&
-		dw_rows_differ(reverse, self->reversed, old_row) == NULL)
-		return NULL;
+	if (columns != NULL && compiled->phase >= DW_PHASE_READ_SWITCH)
+		columns = not_from_reverse(compare, columns, old_row, new_row);
 	return columns;
 }
 
@@ -598,7 +618,7 @@ compare_old_row(DwCompare *compare, DwSlice *slice, TupleTableSlot *row)
 	DwAttempt	attempt = {.side = compare->self, .row = row};
 	DwKey		key;
 
-	if (project(compare, compare->self, DW_FORWARD, row, &key))
+	if (project(compare, compare->self, row, &key))
 	{
 		slice->rows_compared++;
 		return compare_pair(compare, &key, row);

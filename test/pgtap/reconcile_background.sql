@@ -1,0 +1,105 @@
+-- Comparisons by the worker: chunk by chunk, repeated, and followed by a repair where that is wanted; and what
+-- dualwrite.diagnose says about a migration.
+SELECT no_plan();
+
+-- Wait for a condition, at most 30 seconds.
+CREATE PROCEDURE await(condition text) LANGUAGE plpgsql AS $$
+DECLARE
+	met boolean;
+BEGIN
+	FOR i IN 1 .. 3000 LOOP
+		EXECUTE 'SELECT ' || condition INTO met;
+		COMMIT;
+		EXIT WHEN met;
+		PERFORM pg_sleep(0.01);
+	END LOOP;
+	IF met IS NOT TRUE THEN
+		RAISE EXCEPTION 'waited in vain for: %', condition;
+	END IF;
+END $$;
+
+CREATE TABLE a (id int PRIMARY KEY, v text);
+CREATE TABLE b (id bigint PRIMARY KEY, v text);
+INSERT INTO a SELECT g, 'v' || g FROM generate_series(1, 20000) AS g;
+SELECT dualwrite.create_migration('m', 'a', 'b');
+SELECT dualwrite.configure('m', 'reconcile_chunk_ms', '1');
+SELECT is_empty($$SELECT * FROM dualwrite.diagnose('m')$$, 'nothing is off at the start');
+SELECT throws_ok($$SELECT * FROM dualwrite.diagnose('nobody')$$, '42704', NULL, 'diagnose: unknown migration');
+SET client_min_messages = warning;
+CALL dualwrite.run('m', timeout => '60 s');
+RESET client_min_messages;
+SELECT results_eq($$SELECT rows_compared, missing + extra + different FROM dualwrite.reconcile('m', background => true)$$,
+	$$VALUES (20000::bigint, 0::bigint)$$, 'in the background: what the last comparison found');
+CALL await($$NOT EXISTS (SELECT FROM _dualwrite.reconcile_pass WHERE finished_at IS NULL)$$);
+SELECT is((SELECT max(rows_compared) FROM _dualwrite.reconcile_pass), 20000::bigint, 'each row once, however short the chunks');
+SELECT is_empty($$SELECT * FROM dualwrite.diagnose('m')$$, 'nothing is off in verify');
+
+-- drift in the middle of a table that is compared in many chunks
+ALTER TABLE a DISABLE TRIGGER "!dualwrite_write", DISABLE TRIGGER "~dualwrite_delete";
+SELECT is((SELECT severity || ': ' || what FROM dualwrite.diagnose('m')), 'error: writes are not mirrored', 'triggers that are off are told');
+UPDATE a SET v = 'w' WHERE id % 1000 = 1;
+DELETE FROM a WHERE id % 1000 = 2;
+INSERT INTO a VALUES (0, 'low'), (20001, 'high');
+ALTER TABLE a ENABLE ALWAYS TRIGGER "!dualwrite_write", ENABLE ALWAYS TRIGGER "~dualwrite_delete";
+SELECT results_eq($$SELECT missing, extra, different FROM dualwrite.reconcile('m')$$, $$VALUES (2::bigint, 20::bigint, 20::bigint)$$,
+	'in the foreground');
+SELECT lives_ok($$SELECT * FROM dualwrite.reconcile('m', background => true)$$, 'ask for a comparison');
+CALL await($$NOT EXISTS (SELECT FROM _dualwrite.reconcile_pass WHERE finished_at IS NULL)$$);
+SELECT results_eq($$SELECT rows_compared, missing, extra, different FROM _dualwrite.reconcile_pass ORDER BY id DESC LIMIT 1$$,
+	$$VALUES (20002::bigint, 2::bigint, 20::bigint, 20::bigint)$$, 'the background finds the same');
+SELECT is((SELECT what FROM dualwrite.diagnose('m')), 'drift', 'open drift is told');
+
+-- repair in the background, which only the next comparison proves
+SELECT dualwrite.configure('m', 'reconcile_repair', 'on');
+SELECT lives_ok($$SELECT * FROM dualwrite.reconcile('m', background => true)$$, 'ask for another');
+CALL await($$(SELECT count(*) = 0 FROM dualwrite.drift WHERE state = 'open')$$);
+CALL await($$NOT EXISTS (SELECT FROM _dualwrite.reconcile_pass WHERE finished_at IS NULL)$$);
+SELECT is((SELECT count(*) FROM dualwrite.drift WHERE state = 'repaired'), 42::bigint, 'all repaired');
+SELECT is((SELECT repaired FROM _dualwrite.reconcile_pass ORDER BY id DESC LIMIT 1), 42::bigint, 'and counted');
+SELECT results_eq('SELECT id::bigint, v FROM a ORDER BY id', 'SELECT id, v FROM b ORDER BY id', 'both sides agree');
+SELECT ok((SELECT NOT passed FROM dualwrite.gates('m') WHERE gate = 'reconcile'), 'a repair is not a verification');
+SELECT lives_ok($$SELECT * FROM dualwrite.reconcile('m', background => true)$$, 'and another');
+CALL await($$(SELECT passed FROM dualwrite.gates('m') WHERE gate = 'reconcile')$$);
+SELECT pass('the next comparison is');
+
+-- what fails does not stop the rest
+CREATE TABLE c (id int PRIMARY KEY, v text);
+CREATE TABLE d (id int PRIMARY KEY, v text CHECK (v <> 'bad'));
+INSERT INTO c SELECT g, 'v' || g FROM generate_series(1, 100) AS g;
+SELECT dualwrite.create_migration('n', 'c', 'd');
+SELECT dualwrite.configure('n', 'reconcile_repair', 'on');
+SET client_min_messages = warning;
+CALL dualwrite.run('n', timeout => '60 s');
+RESET client_min_messages;
+ALTER TABLE c DISABLE TRIGGER "!dualwrite_write";
+UPDATE c SET v = 'bad' WHERE id = 10;
+UPDATE c SET v = 'good' WHERE id = 20;
+ALTER TABLE c ENABLE ALWAYS TRIGGER "!dualwrite_write";
+SELECT lives_ok($$SELECT * FROM dualwrite.reconcile('n', background => true)$$, 'ask for a comparison');
+CALL await($$(SELECT count(*) = 1 FROM dualwrite.drift WHERE migration = 'n' AND state = 'repaired')$$);
+CALL await($$NOT EXISTS (SELECT FROM _dualwrite.reconcile_pass WHERE finished_at IS NULL)$$);
+SELECT is((SELECT state FROM dualwrite.drift WHERE migration = 'n' AND key = '{"id": 10}'), 'open', 'a key that cannot be repaired stays open');
+SELECT ok((SELECT reason LIKE '%violates check constraint%' FROM _dualwrite.drift WHERE key = '{"id": 10}'), 'with the reason');
+SELECT is((SELECT v FROM d WHERE id = 20), 'good', 'the others are repaired');
+SET client_min_messages = error;
+SELECT is(dualwrite.repair('n'), 0::bigint, 'repair skips it');
+RESET client_min_messages;
+SELECT throws_ok($$SELECT dualwrite.repair('n', '{"id": 10}')$$, '23514', NULL, 'for one key, the error is the caller''s');
+SELECT is((SELECT count(*) FROM dualwrite.drift WHERE migration = 'n' AND state = 'open'), 1::bigint, 'and it is still open');
+
+-- paused
+SELECT dualwrite.pause('n');
+SELECT results_eq($$SELECT severity, what FROM dualwrite.diagnose('n')$$, $$VALUES ('error', 'drift'), ('warning', 'paused')$$, 'paused is told');
+SELECT dualwrite.resume('n');
+UPDATE c SET v = 'fine' WHERE id = 10;
+SELECT is(dualwrite.repair('n'), 0::bigint, 'nothing left to repair');
+SELECT is((SELECT state FROM dualwrite.drift WHERE migration = 'n' AND key = '{"id": 10}'), 'gone', 'the key was settled by a write');
+
+-- a definition that no longer fits
+ALTER TABLE d RENAME v TO w;
+SELECT is((SELECT what FROM dualwrite.diagnose('n')), 'mapping does not fit its tables', 'an altered table is told');
+SELECT throws_ok($$SELECT * FROM dualwrite.reconcile('n')$$, '55000', NULL, 'and refused');
+ALTER TABLE d RENAME w TO v;
+SELECT is_empty($$SELECT * FROM dualwrite.diagnose('n')$$, 'all is well again');
+
+SELECT * FROM finish();
