@@ -172,9 +172,14 @@ dw_slots_add(DwShared *shared, const int32 *migrations, int n)
 
 	LWLockAcquire(&shared->lock, LW_EXCLUSIVE);
 	for (int i = 0; i < n; i++)
-		if (find_slot(shared, MyDatabaseId, migrations[i]) == NULL &&
-			new_slot(shared, MyDatabaseId, migrations[i]) != NULL)
+	{
+		if (find_slot(shared, MyDatabaseId, migrations[i]) != NULL)
+			continue;
+		if (new_slot(shared, MyDatabaseId, migrations[i]) != NULL)
 			added = true;
+		else
+			shared->look_everywhere = true; /* when a slot is given up */
+	}
 	if (added)
 		wake_launcher(shared);
 	LWLockRelease(&shared->lock);

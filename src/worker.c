@@ -61,7 +61,8 @@ dw_worker_running(int32 migration_id)
 static bool
 nobody_has_looked(const DwShared *shared)
 {
-	return !dw_preloaded() && MyBackendType == B_BACKEND && shared->launcher_pid == 0 && !shared->looked_everywhere;
+	return !dw_preloaded() && (MyBackendType == B_BACKEND || MyBackendType == B_BG_WORKER) &&
+		shared->launcher_pid == 0 && !shared->looked_everywhere;
 }
 
 static void
