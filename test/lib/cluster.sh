@@ -92,7 +92,7 @@ dw_build()
 		--exclude='./sql/dualwrite--*.sql' --exclude=./results --exclude=./tmp_check -cf - . | tar -C "$src" -xf -
 	dw_give "$src"
 	if ! dw_run make -s -C "$src" -j"$(nproc)" with_llvm=no PG_CONFIG="$DW_PG_CONFIG" all install >"$log" 2>&1; then
-		cat "$log" >&2
+		head -n 80 "$log" >&2
 		return 1
 	fi
 }
