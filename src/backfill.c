@@ -761,13 +761,16 @@ lock_tables(const DwMapping *mapping, Oid heap)
 		ConditionalLockRelationOid(mapping->new_table, RowExclusiveLock);
 }
 
-/* Is there still a backfill to do?  Certain only under the locks of the batch. */
+/*
+ * Is there still a backfill to do?  Certain only under the locks of the batch.  In verify and read_switch, where old is the
+ * truth as well, it is for mappings that were altered there.
+ */
 static bool
 still_wanted(int32 migration_id)
 {
 	DwMigration *current = dw_migration_by_id(migration_id, false);
 
-	return current != NULL && current->phase == DW_PHASE_BACKFILL;
+	return current != NULL && current->phase >= DW_PHASE_BACKFILL && current->phase <= DW_PHASE_READ_SWITCH;
 }
 
 /* Under the locks: a batch, unless the heap is not what it was. */

@@ -58,13 +58,14 @@ typedef struct DwDutyState
 } DwDutyState;
 
 static DwStep backfill_duty(const DwMigration *migration, TimestampTz *next_due);
+static DwStep reconcile_duty(const DwMigration *migration, TimestampTz *next_due);
 static DwStep housekeeping_duty(const DwMigration *migration, TimestampTz *next_due);
 
 static const DwDuty duties[] = {
 	{DW_ROLE_QUEUE, "queue", DW_PHASE_SHADOW, DW_PHASE_CUTOVER, true, POLL_MS, dw_queue_step},
 	/* above its own phase there is something to copy after alter_mapping, which goes through the rows again */
 	{DW_ROLE_BACKFILL, "backfill", DW_PHASE_BACKFILL, DW_PHASE_READ_SWITCH, true, POLL_MS, backfill_duty},
-	{DW_ROLE_RECONCILE, "reconcile", DW_PHASE_VERIFY, DW_PHASE_CUTOVER, false, POLL_MS, dw_reconcile_step},
+	{DW_ROLE_RECONCILE, "reconcile", DW_PHASE_VERIFY, DW_PHASE_CUTOVER, false, POLL_MS, reconcile_duty},
 	{DW_ROLE_NONE, "alerts", DW_PHASE_SHADOW, DW_PHASE_CUTOVER, false, POLL_MS, dw_alerts_step},
 	{DW_ROLE_NONE, "housekeeping", DW_PHASE_SHADOW, DW_PHASE_CUTOVER, false, HOUSEKEEPING_MS, housekeeping_duty},
 };
@@ -134,6 +135,32 @@ backfill_duty(const DwMigration *migration, TimestampTz *next_due)
 	if (step == DW_STEP_DONE && migration->phase > DW_PHASE_BACKFILL && !migration->filled)
 		note_filled(migration);
 	return step;
+}
+
+static bool
+copy_is_pending(int32 migration_id)
+{
+	DwSql		sql;
+	bool		pending;
+
+	dw_sql_begin(&sql);
+	pending = dw_sql("SELECT FROM _dualwrite.backfill b JOIN _dualwrite.mapping m ON m.id OPERATOR(pg_catalog.=) b.mapping_id "
+					 "WHERE m.migration_id OPERATOR(pg_catalog.=) $1 AND b.finished_at IS NULL LIMIT 1",
+					 1, (DwArg[]) {DW_INT4(migration_id)}) > 0;
+	dw_sql_end(&sql);
+	return pending;
+}
+
+/* Rows that an altered mapping has yet to be applied to are not drift: a comparison waits until they have been gone through. */
+static DwStep
+reconcile_duty(const DwMigration *migration, TimestampTz *next_due)
+{
+	if (!migration->filled && copy_is_pending(migration->id))
+	{
+		*next_due = in_ms(HOLD_BACK_MS);
+		return DW_STEP_IDLE;
+	}
+	return dw_reconcile_step(migration, next_due);
 }
 
 /*
