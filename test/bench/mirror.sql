@@ -1,0 +1,149 @@
+/*
+ * The mirror's cost, side by side: the same statements on five pairs of tables that differ only in how the second table
+ * is kept.  8 columns, a secondary index on each side, a mapping with lower(), split_part(), CASE and coalesce().
+ * Rounds are interleaved, so that a machine that slows down slows all of them down; medians are taken.
+ */
+\set QUIET on
+\pset footer off
+SET client_min_messages = warning;
+CREATE EXTENSION dualwrite;
+CREATE SCHEMA bench;
+CREATE TABLE bench.sample (round int, kind text, variant text, seconds float8);
+
+-- The second table's row as an expression over the old row.
+CREATE FUNCTION bench.projection(r text) RETURNS text LANGUAGE sql AS $$
+	SELECT replace('R.id::bigint, lower(R.email), split_part(R.name, '' '', 1), split_part(R.name, '' '', 2),
+		CASE WHEN R.state = 1 THEN ''active'' ELSE ''idle'' END, coalesce(R.note, ''''), R.amount, R.created', 'R.', r || '.') $$;
+
+CREATE PROCEDURE bench.make(variant text) LANGUAGE plpgsql AS $$
+BEGIN
+	EXECUTE format('CREATE SCHEMA %1$I
+		CREATE TABLE o (id int PRIMARY KEY, email text NOT NULL, name text NOT NULL, state int NOT NULL, note text, amount numeric,
+			created timestamptz NOT NULL, unmapped int DEFAULT 0)
+		CREATE TABLE n (id bigint PRIMARY KEY, email text NOT NULL, first_name text NOT NULL, last_name text NOT NULL, state text NOT NULL,
+			note text NOT NULL, amount numeric, created timestamptz NOT NULL)
+		CREATE INDEX o_email ON o (email)
+		CREATE INDEX n_email ON n (email)', variant);
+END $$;
+
+-- What pgroll and Reshape generate: one plpgsql function with a static upsert.
+CREATE PROCEDURE bench.make_upsert() LANGUAGE plpgsql AS $$
+BEGIN
+	EXECUTE format($f$CREATE FUNCTION upsert.mirror() RETURNS trigger LANGUAGE plpgsql AS $body$
+	BEGIN
+		IF tg_op = 'DELETE' THEN DELETE FROM upsert.n WHERE id = old.id; RETURN NULL; END IF;
+		INSERT INTO upsert.n SELECT %s ON CONFLICT (id) DO UPDATE SET email = excluded.email, first_name = excluded.first_name,
+			last_name = excluded.last_name, state = excluded.state, note = excluded.note, amount = excluded.amount, created = excluded.created;
+		RETURN NULL;
+	END $body$ $f$, bench.projection('new'));
+	CREATE TRIGGER mirror AFTER INSERT OR UPDATE OR DELETE ON upsert.o FOR EACH ROW EXECUTE FUNCTION upsert.mirror();
+END $$;
+
+-- What pg_repack's trigger does: SQL text made, parsed and planned for every row.
+CREATE PROCEDURE bench.make_dynamic() LANGUAGE plpgsql AS $$
+BEGIN
+	EXECUTE format($f$CREATE FUNCTION dynamic.mirror() RETURNS trigger LANGUAGE plpgsql AS $body$
+	BEGIN
+		IF tg_op = 'DELETE' THEN EXECUTE 'DELETE FROM dynamic.n WHERE id = ' || old.id; RETURN NULL; END IF;
+		EXECUTE format('INSERT INTO dynamic.n SELECT %%s FROM (SELECT ($1).*) r ON CONFLICT (id) DO UPDATE SET email = excluded.email,
+			first_name = excluded.first_name, last_name = excluded.last_name, state = excluded.state, note = excluded.note,
+			amount = excluded.amount, created = excluded.created', %L) USING new;
+		RETURN NULL;
+	END $body$ $f$, bench.projection('r'));
+	CREATE TRIGGER mirror AFTER INSERT OR UPDATE OR DELETE ON dynamic.o FOR EACH ROW EXECUTE FUNCTION dynamic.mirror();
+END $$;
+
+CREATE PROCEDURE bench.record(round int, kind text, variant text, began timestamptz) LANGUAGE sql AS $$
+	INSERT INTO bench.sample VALUES ($1, $2, $3, extract(epoch FROM clock_timestamp() - $4)) $$;
+
+-- One row a statement.  two: the session sends the second statement itself.
+CREATE PROCEDURE bench.single(round int, variant text, rows int) LANGUAGE plpgsql AS $$
+DECLARE
+	two boolean := variant = 'two';
+	o text := variant || '.o';
+	began timestamptz;
+	base int := round * rows;
+	sql text;
+BEGIN
+	sql := format('DO $d$ BEGIN FOR i IN %s..%s LOOP
+		INSERT INTO %s VALUES (i, ''U'' || i || ''@x.org'', ''Ann'' || i || '' Lee'', i %% 2, NULL, i, now());
+		%s END LOOP; END $d$', base + 1, base + rows, o,
+		CASE WHEN two THEN 'INSERT INTO two.n SELECT ' || bench.projection('r') || ' FROM (SELECT i AS id, ''U'' || i || ''@x.org'' AS email, ''Ann'' || i || '' Lee'' AS name, i % 2 AS state, NULL::text AS note, i::numeric AS amount, now() AS created) r;' END);
+	began := clock_timestamp(); EXECUTE sql; CALL bench.record(round, 'single insert', variant, began); COMMIT;
+	sql := format('DO $d$ BEGIN FOR i IN %s..%s LOOP
+		UPDATE %s SET note = ''n'' || i, amount = amount + 1 WHERE id = i;
+		%s END LOOP; END $d$', base + 1, base + rows, o,
+		CASE WHEN two THEN 'UPDATE two.n SET note = coalesce(''n'' || i, ''''), amount = amount + 1 WHERE id = i;' END);
+	began := clock_timestamp(); EXECUTE sql; CALL bench.record(round, 'single update', variant, began); COMMIT;
+	sql := format('DO $d$ BEGIN FOR i IN %s..%s LOOP UPDATE %s SET unmapped = unmapped + 1 WHERE id = i; END LOOP; END $d$', base + 1, base + rows, o);
+	began := clock_timestamp(); EXECUTE sql; CALL bench.record(round, 'single update, unmapped column', variant, began); COMMIT;
+	sql := format('DO $d$ BEGIN FOR i IN %s..%s LOOP DELETE FROM %s WHERE id = i; %s END LOOP; END $d$', base + 1, base + rows, o,
+		CASE WHEN two THEN 'DELETE FROM two.n WHERE id = i;' END);
+	began := clock_timestamp(); EXECUTE sql; CALL bench.record(round, 'single delete', variant, began); COMMIT;
+END $$;
+
+CREATE PROCEDURE bench.bulk(round int, variant text, rows int, file text) LANGUAGE plpgsql AS $$
+DECLARE
+	two boolean := variant = 'two';
+	o text := variant || '.o';
+	began timestamptz;
+BEGIN
+	began := clock_timestamp();
+	EXECUTE format('INSERT INTO %s SELECT i, ''U'' || i || ''@x.org'', ''Ann'' || i || '' Lee'', i %% 2, NULL, i, now() FROM generate_series(1, %s) i', o, rows);
+	IF two THEN EXECUTE 'INSERT INTO two.n SELECT ' || bench.projection('r') || ' FROM two.o r'; END IF;
+	CALL bench.record(round, 'bulk insert', variant, began); COMMIT;
+	began := clock_timestamp();
+	EXECUTE format('UPDATE %s SET note = ''n'' || id, amount = amount + 1', o);
+	IF two THEN EXECUTE 'UPDATE two.n SET note = coalesce(''n'' || id, ''''), amount = amount + 1'; END IF;
+	CALL bench.record(round, 'bulk update', variant, began); COMMIT;
+	began := clock_timestamp();
+	EXECUTE format('DELETE FROM %s', o);
+	IF two THEN DELETE FROM two.n; END IF;
+	CALL bench.record(round, 'bulk delete', variant, began); COMMIT;
+	began := clock_timestamp();
+	EXECUTE format('COPY %s (id, email, name, state, note, amount, created) FROM %L', o, file);
+	IF two THEN EXECUTE 'INSERT INTO two.n SELECT ' || bench.projection('r') || ' FROM two.o r'; END IF;
+	CALL bench.record(round, 'bulk copy', variant, began); COMMIT;
+	EXECUTE format('DELETE FROM %s', o);
+	IF two THEN DELETE FROM two.n; END IF;
+	COMMIT;
+	EXECUTE format('TRUNCATE %s', o);
+	IF two THEN TRUNCATE two.n; END IF;
+	COMMIT;
+END $$;
+
+CALL bench.make('none'); CALL bench.make('two'); CALL bench.make('upsert'); CALL bench.make('dynamic'); CALL bench.make('mirrored');
+CALL bench.make_upsert(); CALL bench.make_dynamic();
+SELECT dualwrite.create_migration('bench', 'mirrored.o', 'mirrored.n', forward => $${"email": "lower(email)",
+	"first_name": "split_part(name, ' ', 1)", "last_name": "split_part(name, ' ', 2)",
+	"state": "CASE WHEN state = 1 THEN 'active' ELSE 'idle' END", "note": "coalesce(note, '')"}$$,
+	reverse => $${"email": "email", "name": "first_name || ' ' || last_name", "state": "CASE WHEN state = 'active' THEN 1 ELSE 0 END", "note": "nullif(note, '')"}$$) \g /dev/null
+CALL dualwrite.run('bench', 'verify', '1 min');
+SELECT dualwrite.pause('bench') \g /dev/null
+COPY (SELECT i, 'U' || i || '@x.org', 'Ann' || i || ' Lee', i % 2, NULL, i, now() FROM generate_series(1, :bulk_rows) i) TO :'file';
+
+CREATE PROCEDURE bench.run(rounds int, single_rows int, bulk_rows int, file text) LANGUAGE plpgsql AS $$
+DECLARE
+	variant text;
+BEGIN
+	-- round 0 warms up and is not counted
+	FOR round IN 0..rounds LOOP
+		FOREACH variant IN ARRAY ARRAY['none', 'two', 'upsert', 'dynamic', 'mirrored'] LOOP
+			CALL bench.single(round, variant, single_rows);
+			CALL bench.bulk(round, variant, bulk_rows, file);
+		END LOOP;
+	END LOOP;
+END $$;
+CALL bench.run(:rounds, :single_rows, :bulk_rows, :'file');
+
+CREATE VIEW bench.median AS
+	SELECT kind, variant, percentile_cont(0.5) WITHIN GROUP (ORDER BY seconds) AS seconds FROM bench.sample WHERE round > 0 GROUP BY 1, 2;
+\echo Time as a multiple of the same statements without a second table (medians):
+SELECT k.kind, round(1e6 * n.seconds::numeric / CASE WHEN k.kind LIKE 'single%' THEN :single_rows ELSE :bulk_rows END, 2) AS "none, µs a row",
+	max(round((m.seconds / n.seconds)::numeric, 2)) FILTER (WHERE m.variant = 'two') AS "two statements",
+	max(round((m.seconds / n.seconds)::numeric, 2)) FILTER (WHERE m.variant = 'upsert') AS "plpgsql upsert",
+	max(round((m.seconds / n.seconds)::numeric, 2)) FILTER (WHERE m.variant = 'dynamic') AS "plpgsql execute",
+	max(round((m.seconds / n.seconds)::numeric, 2)) FILTER (WHERE m.variant = 'mirrored') AS "dualwrite",
+	round((max(m.seconds) FILTER (WHERE m.variant = 'mirrored') / max(m.seconds) FILTER (WHERE m.variant = 'two'))::numeric, 2) AS "dualwrite / two"
+FROM (SELECT DISTINCT kind FROM bench.sample) k JOIN bench.median n ON n.kind = k.kind AND n.variant = 'none' JOIN bench.median m ON m.kind = k.kind
+GROUP BY k.kind, n.seconds ORDER BY k.kind DESC;
