@@ -178,7 +178,7 @@ dw_stop_servers()
 		read -r pid <"$file" || continue
 		[[ $pid =~ ^[0-9]+$ ]] || continue
 		[[ ! -e /proc/self || $(dw_run readlink "/proc/$pid/cwd" 2>/dev/null) == "${file%/*}" ]] || continue
-		dw_run kill -QUIT "$pid" 2>/dev/null || continue
+		kill -QUIT "$pid" 2>/dev/null || continue
 		timeout 20 tail --pid="$pid" -f /dev/null || true
 	done
 }
