@@ -325,6 +325,28 @@ before_update(DwTarget *target, DwLeaf *leaf, ItemPointer tid, TupleTableSlot *r
 	check_partition(target, leaf, row);
 }
 
+/*
+ * May the write wait?  Where we have locked the row ourselves it never has to, but without leave to wait the heap takes
+ * any lock for somebody else's.
+ */
+static bool
+may_wait(DwTarget *target, DwLeaf *leaf)
+{
+	HeapTuple	tuple;
+	bool		should_free;
+	bool		ours;
+
+	if (target->wait)
+		return true;
+	tuple = ExecFetchSlotHeapTuple(leaf->slot, false, &should_free);
+	ours = (tuple->t_data->t_infomask & (HEAP_XMAX_INVALID | HEAP_XMAX_IS_MULTI)) == 0 &&
+		HEAP_XMAX_IS_LOCKED_ONLY(tuple->t_data->t_infomask) &&
+		TransactionIdIsCurrentTransactionId(HeapTupleHeaderGetRawXmax(tuple->t_data));
+	if (should_free)
+		heap_freetuple(tuple);
+	return ours;
+}
+
 /* Store the leaf's write_slot over the version found. */
 static Attempt
 update_row(DwTarget *target, DwLeaf *leaf)
@@ -343,7 +365,7 @@ update_row(DwTarget *target, DwLeaf *leaf)
 		before_update(target, leaf, &tid, row);
 	dw_leaf_check_row(target, leaf, row);
 	result = table_tuple_update(leaf->rel, &tid, row, GetCurrentCommandId(true), GetActiveSnapshot(), InvalidSnapshot,
-								target->wait, &failure, &lockmode, &indexes);
+								may_wait(target, leaf), &failure, &lockmode, &indexes);
 	if (result != TM_Ok)
 		return attempt_from_result(result);
 	if (leaf->rri->ri_NumIndices > 0 && indexes != DW_NO_INDEXES)
@@ -373,7 +395,7 @@ delete_row(DwTarget *target, DwLeaf *leaf)
 			suppressed(leaf);
 	}
 	result = table_tuple_delete(leaf->rel, &tid, GetCurrentCommandId(true), GetActiveSnapshot(), InvalidSnapshot,
-								target->wait, &failure, false);
+								may_wait(target, leaf), &failure, false);
 	if (result != TM_Ok)
 		return attempt_from_result(result);
 	ExecARDeleteTriggers(estate, leaf->rri, &tid, NULL, NULL, false);
