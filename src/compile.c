@@ -17,6 +17,7 @@
 #include "access/table.h"
 #include "catalog/index.h"
 #include "catalog/pg_class.h"
+#include "catalog/pg_constraint.h"
 #include "catalog/pg_index.h"
 #include "catalog/pg_type.h"
 #include "executor/executor.h"
@@ -431,6 +432,38 @@ has_references(Relation new_table)
 	return new_table->rd_rel->relkind != RELKIND_FOREIGN_TABLE && RelationGetFKeyList(new_table) != NIL;
 }
 
+static RangeVar *
+constraint_name(Oid constraint)
+{
+	HeapTuple	tuple = SearchSysCache1(CONSTROID, ObjectIdGetDatum(constraint));
+	Form_pg_constraint form;
+	RangeVar   *name;
+
+	if (!HeapTupleIsValid(tuple))
+		elog(ERROR, "cache lookup failed for constraint %u", constraint);
+	form = (Form_pg_constraint) GETSTRUCT(tuple);
+	name = makeRangeVar(get_namespace_name(form->connamespace), pstrdup(NameStr(form->conname)), -1);
+	ReleaseSysCache(tuple);
+	return name;
+}
+
+/* Constraints of the new table, or of those that reference it, that are checked at commit unless told otherwise. */
+static List *
+deferred_constraints(Relation new_table)
+{
+	TriggerDesc *triggers = new_table->trigdesc;
+	List	   *constraints = NIL;
+
+	for (int i = 0; triggers != NULL && i < triggers->numtriggers; i++)
+	{
+		Trigger    *trigger = &triggers->triggers[i];
+
+		if (trigger->tginitdeferred && OidIsValid(trigger->tgconstraint))
+			constraints = lappend(constraints, constraint_name(trigger->tgconstraint));
+	}
+	return constraints;
+}
+
 static void
 compile_policy(DwCompiled *compiled, const DwMigration *migration)
 {
@@ -472,6 +505,7 @@ dw_compile(const DwMapping *mapping, const DwMigration *migration, MemoryContext
 	compile_key_map(compiled, DW_FORWARD, old_table, new_table, mapping->key_columns);
 	compile_key_map(compiled, DW_REVERSE, new_table, old_table, mapping->old_key_columns);
 	compiled->early_children = !compiled->filled && has_references(new_table);
+	compiled->deferred = deferred_constraints(new_table);
 	dw_owner_leave(&scope);
 
 	table_close(new_table, NoLock);

@@ -8,6 +8,7 @@
  */
 #include "postgres.h"
 
+#include "absorb.h"
 #include "mapping.h"
 #include "settings.h"
 #include "sql.h"
@@ -137,9 +138,56 @@ dw_mapping_init(void)
 	RegisterXactCallback(xact_callback, NULL);
 }
 
+/* What dw_try is to compile. */
+typedef struct Compilation
+{
+	DwMapping  *mapping;
+	DwMigration *migration;
+	MemoryContext context;
+	DwCompiled *result;
+} Compilation;
+
+static void
+compile(void *arg)
+{
+	Compilation *compilation = arg;
+
+	compilation->result = dw_compile(compilation->mapping, compilation->migration, compilation->context);
+}
+
+/*
+ * In `shadow` nothing may hurt the application, not even a new table that was altered so that the mapping no longer
+ * fits.  What is not mirrored then is copied by the backfill, which comes after.
+ */
+static DwCompiled *
+compile_for_shadow(DwMapping *mapping, DwMigration *migration, MemoryContext context)
+{
+	Compilation compilation = {mapping, migration, context, NULL};
+	DwError		error;
+
+	if (!dw_try(compile, &compilation, false, NULL, &error))
+	{
+		ereport(LOG,
+				(errmsg("migration \"%s\" mirrors nothing from %s to %s: %s",
+						migration->name, mapping->old_name, mapping->new_name, error.message)));
+		compilation.result = palloc0(sizeof(DwCompiled));
+		compilation.result->broken = true;
+		compilation.result->mapping = mapping;
+		compilation.result->migration = migration->name;
+		compilation.result->mapping_id = mapping->id;
+		compilation.result->migration_id = migration->id;
+		compilation.result->phase = migration->phase;
+		compilation.result->old_key.relid = mapping->old_table;
+		compilation.result->new_key.relid = mapping->new_table;
+		compilation.result->context = context;
+		compilation.result->valid = true;
+	}
+	return compilation.result;
+}
+
 /* Read and compile; NULL when the mapping is gone. */
 static DwCompiled *
-build_compiled(int32 mapping_id)
+build_compiled(int32 mapping_id, bool for_trigger)
 {
 	MemoryContext context = AllocSetContextCreate(TopTransactionContext, "dualwrite mapping", ALLOCSET_DEFAULT_SIZES);
 	MemoryContext old = MemoryContextSwitchTo(context);
@@ -147,7 +195,9 @@ build_compiled(int32 mapping_id)
 	DwMigration *migration = mapping ? dw_migration_by_id(mapping->migration_id, false) : NULL;
 	DwCompiled *compiled = NULL;
 
-	if (migration != NULL)
+	if (migration != NULL && for_trigger && migration->phase == DW_PHASE_SHADOW)
+		compiled = compile_for_shadow(mapping, migration, context);
+	else if (migration != NULL)
 		compiled = dw_compile(mapping, migration, context);
 	MemoryContextSwitchTo(old);
 	if (compiled == NULL)
@@ -158,8 +208,21 @@ build_compiled(int32 mapping_id)
 	return compiled;
 }
 
-DwCompiled *
-dw_compiled_get(int32 mapping_id)
+/* Tables point to compiled mappings: when one is replaced, none of them may be looked at again. */
+static void
+forget_tables(void)
+{
+	HASH_SEQ_STATUS scan;
+	TableEntry *entry;
+
+	hash_seq_init(&scan, table_cache);
+	while ((entry = hash_seq_search(&scan)) != NULL)
+		if (entry->table != NULL)
+			entry->table->valid = false;
+}
+
+static DwCompiled *
+get_compiled(int32 mapping_id, bool for_trigger)
 {
 	CompiledEntry *entry;
 	DwCompiled *compiled;
@@ -168,21 +231,30 @@ dw_compiled_get(int32 mapping_id)
 
 	notice_settings();
 	entry = hash_search(compiled_cache, &mapping_id, HASH_FIND, &found);
-	if (found && entry->compiled != NULL && entry->compiled->valid)
+	if (found && entry->compiled != NULL && entry->compiled->valid && (for_trigger || !entry->compiled->broken))
 		return entry->compiled;
 
 	before = invalidations;
-	compiled = build_compiled(mapping_id);
+	compiled = build_compiled(mapping_id, for_trigger);
 	/* what was invalidated meanwhile is good enough for now, under the caller's lock, but not for next time */
 	if (compiled != NULL && before != invalidations)
 		compiled->valid = false;
 	entry = hash_search(compiled_cache, &mapping_id, HASH_ENTER, &found);
 	if (found && entry->compiled != NULL)
+	{
+		forget_tables();
 		retire(entry->compiled->context);
+	}
 	entry->compiled = compiled;
 	if (compiled == NULL)
 		hash_search(compiled_cache, &mapping_id, HASH_REMOVE, NULL);
 	return compiled;
+}
+
+DwCompiled *
+dw_compiled_get(int32 mapping_id)
+{
+	return get_compiled(mapping_id, false);
 }
 
 /* Does child's new table reference parent's? */
@@ -308,7 +380,7 @@ build_table(Relation rel, MemoryContext context)
 	compare_with_root(table, rel);
 	foreach(lc, dw_mappings_on(table->root))
 	{
-		DwCompiled *compiled = dw_compiled_get(lfirst_int(lc));
+		DwCompiled *compiled = get_compiled(lfirst_int(lc), true);
 
 		if (compiled == NULL)
 			continue;

@@ -61,6 +61,8 @@ typedef struct DwCompiled
 	bool		filled;
 	bool		queue_errors;	/* forward mirrors queue what fails: shadow, or mirror_on_error = queue */
 	bool		discard;		/* shadow_discard: forward mirrors are tried and undone */
+	bool		broken;			/* shadow only: it does not compile, and the application must not notice */
+	List	   *deferred;		/* of RangeVar: initially deferred constraints that writes to the new table may violate */
 	bool		early_children;	/* new rows may reference rows that are still to be backfilled: that much is queued */
 	DwKeyShape	old_key;
 	DwKeyShape	new_key;
@@ -120,6 +122,8 @@ extern bool dw_key_of_old(DwCompiled *compiled, const DwKey *old_key, DwKey *key
 extern void dw_key_of_new(DwCompiled *compiled, TupleTableSlot *new_row, DwKey *key);
 /* Key columns of a row; false when one is null. */
 extern bool dw_key_of_row(const DwKeyShape *shape, TupleTableSlot *row, DwKey *key);
+/* Copy key values of a table with this descriptor into the current memory context. */
+extern void dw_key_copy(TupleDesc desc, const DwKeyShape *shape, const DwKey *from, DwKey *to);
 /* The mapping's key on the source / the target side of the flow; false as above. */
 extern bool dw_source_key(DwFlow *flow, const DwKey *key, DwKey *source_key);
 extern bool dw_target_key(DwFlow *flow, const DwKey *key, DwKey *target_key);

@@ -29,6 +29,10 @@
 #include "utils/memutils.h"
 #include "utils/rel.h"
 
+/* Keys that a statement puts off before they are settled without waiting for its end, some 5 MB and 50 MB of them. */
+#define MAX_POSTPONED	10000
+#define MAX_MOVES		100000
+
 /* The command that last inserted a key into a table, in this transaction: a delete event from before it is history. */
 typedef struct LastInsert
 {
@@ -386,6 +390,22 @@ postpone_event(DwFlow *flow, const DwRowEvent *event)
 		dw_postpone(statement, flow, NULL, &after);
 }
 
+static void finish_moves(DwStatement *statement);
+
+/* A statement of any size takes bounded memory: what it put off is settled in portions. */
+static void
+settle_early(void)
+{
+	DwStatement *statement = dw_statement_find();
+
+	if (statement == NULL)
+		return;
+	if (list_length(statement->moves) >= MAX_MOVES)
+		finish_moves(statement);
+	if (list_length(statement->postponed) >= MAX_POSTPONED)
+		dw_postponed_settle(statement);
+}
+
 void
 dw_mirror_row(DwFlow *flow, const DwRowEvent *event)
 {
@@ -393,10 +413,20 @@ dw_mirror_row(DwFlow *flow, const DwRowEvent *event)
 		postpone_event(flow, event);
 	else
 		mirror_inline(flow, event);
+	settle_early();
 
 	/* nobody is going to tell us when the statement is over: a leaf without triggers of its own, or a subscriber */
 	if (!event->moving && (!event->table->flushed || IsLogicalWorker()))
 		dw_mirror_flush();
+}
+
+void
+dw_mirror_broken(DwCompiled *compiled)
+{
+	instr_time	none;
+
+	INSTR_TIME_SET_ZERO(none);
+	dw_stats_count(compiled->mapping_id, DW_FORWARD, DW_COUNT_FAILED, none);
 }
 
 /* Rows of one flow whose key changed, or that left a partition and arrived nowhere. */

@@ -21,6 +21,8 @@ typedef struct DwRowEvent
 
 /* Mirror it through one mapping.  Errors are the target's own, with context; or they are queued, by policy. */
 extern void dw_mirror_row(DwFlow *flow, const DwRowEvent *event);
+/* A row that cannot be mirrored because the mapping does not compile, in shadow: count it. */
+extern void dw_mirror_broken(DwCompiled *compiled);
 /* The statement on this table is over: do what was put off until now, close what was kept open for it. */
 extern void dw_mirror_flush(void);
 /* TRUNCATE of rel, which is the source of flow or a leaf of it, is about to happen. */

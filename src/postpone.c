@@ -18,6 +18,7 @@
 
 #include "access/xact.h"
 #include "commands/trigger.h"
+#include "nodes/parsenodes.h"
 #include "utils/snapmgr.h"
 
 bool
@@ -50,6 +51,23 @@ typedef struct Settling
 	List	   *keys;			/* of DwPostponed */
 } Settling;
 
+/*
+ * A check that is deferred to the commit of the application could no longer be absorbed.  Only constraints of the new
+ * side are meant, which nobody but us writes in the phases in which errors are absorbed.
+ */
+static void
+check_at_once(DwFlow *flow)
+{
+	ConstraintsSetStmt *immediate;
+
+	if (flow->compiled->deferred == NIL)
+		return;
+	immediate = makeNode(ConstraintsSetStmt);
+	immediate->constraints = flow->compiled->deferred;
+	immediate->deferred = false;
+	AfterTriggerSetState(immediate);
+}
+
 static void
 settle(void *arg)
 {
@@ -65,6 +83,8 @@ settle(void *arg)
 
 		if (flow == NULL)
 			continue;
+		if (flow->compiled->phase < DW_PHASE_READ_SWITCH)
+			check_at_once(flow);
 		if (postponed->moved)
 			dw_propagate_moves(statement, list_make1(postponed));
 		else

@@ -70,7 +70,7 @@ follow(DwStatement *statement, DwFlow *flow, const DwKey *target_key)
 					 errmsg("mapping into \"%s\" and mapping out of it have different keys", get_rel_name(flow->target)),
 					 errhint("Give both the same key_columns.")));
 		/* the values may live in the memory of the write that we follow */
-		key = dw_statement_postpone(statement, &statement->followed, next, target_key)->source_key;
+		dw_key_copy(next->source_desc, next->source_key, target_key, &key);
 		if (dw_postpones(next))
 			dw_postpone(statement, next, NULL, &key);
 		else

@@ -120,18 +120,6 @@ dw_statement_followers(DwStatement *statement, DwFlow *flow)
 	return open->followers;
 }
 
-/* In the current memory context. */
-static void
-copy_key(DwFlow *flow, const DwKey *from, DwKey *to)
-{
-	for (int i = 0; i < flow->source_key->ncolumns; i++)
-	{
-		Form_pg_attribute att = TupleDescAttr(flow->source_desc, flow->source_key->columns[i] - 1);
-
-		to->values[i] = datumCopy(from->values[i], att->attbyval, att->attlen);
-	}
-}
-
 DwPostponed *
 dw_statement_postpone(DwStatement *statement, List **list, DwFlow *flow, const DwKey *source_key)
 {
@@ -140,7 +128,7 @@ dw_statement_postpone(DwStatement *statement, List **list, DwFlow *flow, const D
 
 	postponed->mapping_id = flow->compiled->mapping_id;
 	postponed->direction = flow->direction;
-	copy_key(flow, source_key, &postponed->source_key);
+	dw_key_copy(flow->source_desc, flow->source_key, source_key, &postponed->source_key);
 	*list = lappend(*list, postponed);
 	MemoryContextSwitchTo(old);
 	return postponed;
@@ -153,7 +141,7 @@ dw_statement_postpone_move(DwStatement *statement, List **list, DwFlow *flow, co
 	MemoryContext old = MemoryContextSwitchTo(statement->context);
 
 	postponed->moved = true;
-	copy_key(flow, from, &postponed->from_key);
+	dw_key_copy(flow->source_desc, flow->source_key, from, &postponed->from_key);
 	MemoryContextSwitchTo(old);
 	return postponed;
 }

@@ -27,7 +27,6 @@ typedef struct DwStatement
 	List	   *open;			/* private */
 	List	   *postponed;		/* of DwPostponed */
 	int			following;		/* depth of writes that follow others */
-	List	   *followed;		/* of DwPostponed: keys of writes that followed others, for their memory only */
 	List	   *moving;			/* of DwPostponed: rows between the two halves of a move to another partition */
 	List	   *moves;			/* of DwPostponed: rows whose key changed, when nothing is absorbed */
 } DwStatement;

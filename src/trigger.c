@@ -77,6 +77,17 @@ refuse(DwCompiled *compiled, bool old_side)
 			 errhint("Write to %s, or see dualwrite.status for the way to read_switch.", compiled->mapping->old_name)));
 }
 
+/* After alter_mapping the new rows are being made anew: mirrored back, what is still of the old mapping would spoil good old values. */
+static void
+refuse_while_refilling(DwCompiled *compiled)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+			 errmsg("table %s is being brought to the altered mapping of migration \"%s\"",
+					compiled->mapping->new_name, compiled->migration),
+			 errhint("Write to %s until dualwrite.progress says that it is done.", compiled->mapping->old_name)));
+}
+
 /* Has this transaction written the row again since the event was queued? */
 static bool
 is_superseded(TupleTableSlot *slot)
@@ -170,7 +181,11 @@ mirror_as_old(DwTable *table, const DwRowEvent *event)
 
 		if (meaning[compiled->phase].old_side == MEANS_REFUSED)
 			refuse(compiled, true);
-		if (meaning[compiled->phase].old_side == MEANS_MIRROR)
+		if (meaning[compiled->phase].old_side != MEANS_MIRROR)
+			continue;
+		if (compiled->broken)
+			dw_mirror_broken(compiled);
+		else
 			dw_mirror_row(&compiled->flow[DW_FORWARD], event);
 	}
 }
@@ -186,8 +201,11 @@ mirror_as_new(DwTable *table, const DwRowEvent *event)
 
 		if (meaning[compiled->phase].new_side == MEANS_REFUSED)
 			refuse(compiled, false);
-		if (meaning[compiled->phase].new_side == MEANS_MIRROR)
-			dw_mirror_row(&compiled->flow[DW_REVERSE], event);
+		if (meaning[compiled->phase].new_side != MEANS_MIRROR)
+			continue;
+		if (!compiled->filled)
+			refuse_while_refilling(compiled);
+		dw_mirror_row(&compiled->flow[DW_REVERSE], event);
 	}
 }
 
@@ -237,7 +255,7 @@ dw_trigger_truncate(PG_FUNCTION_ARGS)
 
 		if (meaning[compiled->phase].old_side == MEANS_REFUSED)
 			refuse(compiled, true);
-		if (meaning[compiled->phase].old_side == MEANS_MIRROR)
+		if (meaning[compiled->phase].old_side == MEANS_MIRROR && !compiled->broken)
 			dw_mirror_truncate(&compiled->flow[DW_FORWARD], table, data->tg_relation);
 	}
 	foreach(lc, table->as_new)

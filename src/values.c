@@ -58,6 +58,17 @@ dw_rows_differ(DwFlow *flow, TupleTableSlot *a, TupleTableSlot *b)
 	return differing;
 }
 
+void
+dw_key_copy(TupleDesc desc, const DwKeyShape *shape, const DwKey *from, DwKey *to)
+{
+	for (int i = 0; i < shape->ncolumns; i++)
+	{
+		Form_pg_attribute att = TupleDescAttr(desc, shape->columns[i] - 1);
+
+		to->values[i] = datumCopy(from->values[i], att->attbyval, att->attlen);
+	}
+}
+
 /* Settings that text forms depend on; returns the nest level for AtEOXact_GUC. */
 static int
 pin_output_settings(void)

@@ -277,4 +277,60 @@ SELECT is(same(), 0::bigint, 'and nothing is left behind');
 TRUNCATE o;
 SELECT is(same(), 0::bigint, 'TRUNCATE with both directions on');
 
+-- shadow cannot hurt: not by errors, deferred checks, or a new table that no longer fits
+CREATE TABLE so (id int PRIMARY KEY, v text, parent int);
+CREATE TABLE sn (id int PRIMARY KEY, v text CHECK (v <> 'bad'), parent int REFERENCES sn DEFERRABLE INITIALLY DEFERRED);
+SELECT dualwrite.create_migration('s', 'so', 'sn');
+SELECT dualwrite.advance('s', 'shadow');
+SELECT dualwrite.pause('s');
+INSERT INTO so VALUES (1, 'good', NULL), (2, 'bad', NULL), (3, 'orphan', 77), (4, 'child', 1);
+SELECT results_eq($$SELECT id FROM sn ORDER BY id$$, ARRAY[1, 4], 'shadow writes what can be written');
+SELECT results_eq($$SELECT (key->>'id')::int, sqlstate FROM dualwrite.queue WHERE migration = 's' ORDER BY 1$$,
+	$$VALUES (2, '23514'), (3, '23503')$$, 'and queues the rest, deferred checks included');
+SELECT lives_ok($$INSERT INTO so SELECT g, 'n' || g, NULL FROM generate_series(100, 25000) g$$, 'a large statement in shadow');
+SELECT is((SELECT count(*) FROM sn WHERE id >= 100), 24901::bigint, 'is mirrored in portions');
+ALTER TABLE sn RENAME COLUMN v TO w;
+SELECT lives_ok($$UPDATE so SET v = 'x' WHERE id = 1$$, 'a new table that no longer fits does not hurt');
+SELECT dualwrite.configure('s', 'shadow_discard', 'on');
+ALTER TABLE sn RENAME COLUMN w TO v;
+UPDATE so SET v = 'y' WHERE id = 1;
+SELECT is((SELECT v FROM sn WHERE id = 1), 'good', 'shadow_discard tries and undoes');
+
+-- values kept out of line are copied, not pointed to
+CREATE TABLE too (id int PRIMARY KEY, doc text); CREATE TABLE ton (id int PRIMARY KEY, doc text);
+ALTER TABLE too ALTER doc SET STORAGE EXTERNAL; ALTER TABLE ton ALTER doc SET STORAGE EXTERNAL;
+SELECT dualwrite.create_migration('toast', 'too', 'ton');
+INSERT INTO too SELECT g, repeat('long ' || g, 5000) FROM generate_series(1, 10) g;
+CALL dualwrite.run('toast', 'verify', '60 s');
+INSERT INTO too VALUES (11, repeat('x', 100000)); UPDATE too SET doc = doc || repeat('y', 50000) WHERE id < 3; UPDATE too SET id = 20 WHERE id = 4;
+CREATE TABLE kept AS SELECT id, md5(doc) AS sum FROM too;
+SELECT dualwrite.rollback('toast'); SELECT dualwrite.rollback('toast'); SELECT dualwrite.rollback('toast'); SELECT dualwrite.rollback('toast');
+SELECT dualwrite.drop_migration('toast');
+DROP TABLE too;
+SELECT is(differences('SELECT id, sum FROM kept', 'SELECT id, md5(doc) FROM ton'), 0::bigint, 'long values outlive the old table');
+
+-- a split whose parts are written on the new side, and a chain of migrations
+CREATE TABLE users (id int PRIMARY KEY, name text NOT NULL, bio text);
+CREATE TABLE users_n (id int PRIMARY KEY, name text NOT NULL); CREATE TABLE bios (id int PRIMARY KEY, bio text);
+SELECT dualwrite.create_migration('split');
+SELECT dualwrite.add_mapping('split', 'users', 'users_n', reverse => '{"bio": null}');
+SELECT dualwrite.add_mapping('split', 'users', 'bios', reverse => '{"name": null}', owns => 'new');
+INSERT INTO users VALUES (1, 'one', 'b1'), (2, 'two', NULL);
+CALL dualwrite.run('split', 'verify', '60 s');
+INSERT INTO users VALUES (3, 'three', 'b3'); UPDATE users SET bio = 'B', name = 'N' WHERE id = 1; DELETE FROM users WHERE id = 2;
+SELECT is(differences('SELECT id, name, bio FROM users', 'SELECT id, name, bio FROM users_n JOIN bios USING (id)'), 0::bigint, 'split, forward');
+CALL dualwrite.run('split', 'read_switch', '60 s');
+INSERT INTO users_n VALUES (9, 'nine'); UPDATE bios SET bio = 'nine''s' WHERE id = 9; UPDATE users_n SET name = 'Nine' WHERE id = 9; UPDATE bios SET bio = 'C' WHERE id = 1;
+SELECT is(differences('SELECT id, name, bio FROM users', 'SELECT id, name, bio FROM users_n JOIN bios USING (id)'), 0::bigint, 'split, reverse: the sibling follows');
+DELETE FROM users_n WHERE id = 3;
+SELECT is((SELECT count(*) FROM users WHERE id = 3) + (SELECT count(*) FROM bios WHERE id = 3), 0::bigint, 'a row goes with the part that owns it');
+DELETE FROM bios WHERE id = 1;
+SELECT is((SELECT bio IS NULL FROM users WHERE id = 1), true, 'a part that owns nothing takes only its columns away');
+
+CREATE TABLE c1 (id int PRIMARY KEY, v int); CREATE TABLE c2 (id int PRIMARY KEY, v int); CREATE TABLE c3 (id int PRIMARY KEY, v int);
+SELECT dualwrite.create_migration('chain1', 'c1', 'c2'); SELECT dualwrite.create_migration('chain2', 'c2', 'c3');
+CALL dualwrite.run('chain1', 'verify', '60 s'); CALL dualwrite.run('chain2', 'verify', '60 s');
+INSERT INTO c1 SELECT g, g FROM generate_series(1, 10) g; UPDATE c1 SET v = -v; DELETE FROM c1 WHERE id = 5; UPDATE c1 SET id = 50 WHERE id = 6;
+SELECT is(differences('SELECT * FROM c1', 'SELECT * FROM c3'), 0::bigint, 'a chain of migrations');
+
 SELECT * FROM finish();
