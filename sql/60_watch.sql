@@ -47,26 +47,36 @@ CREATE FUNCTION _dualwrite.bar(percent numeric) RETURNS text
 	RETURN '[' || repeat('#', floor(percent / 5)::int) || repeat('.', 20 - floor(percent / 5)::int) || ']';
 COMMENT ON FUNCTION _dualwrite.bar(numeric) IS 'a percentage as twenty characters';
 
-/* Share of the backfill done, by blocks: exact, and independent of statistics. */
+/*
+ * Share of the backfill done, by blocks: exact, and independent of statistics.  Rows are estimated: of each heap by what
+ * was read of it where that is enough to go by, else by the statistics, else like the other heaps; NULL where there is
+ * nothing to go by.
+ */
 CREATE VIEW _dualwrite.backfill_progress AS
-	SELECT b.mapping_id,
-		count(*) FILTER (WHERE b.finished_at IS NULL) = 0 AS finished,
-		sum(CASE WHEN b.finished_at IS NULL THEN least(b.next_block, b.end_block) ELSE b.end_block END) AS blocks_done,
-		sum(b.end_block) AS blocks,
-		sum(b.rows_done)::bigint AS rows_done,
-		/* from what was read where that is enough to go by, else from the statistics; NULL where there are neither */
-		CASE WHEN bool_and(b.finished_at IS NOT NULL OR b.end_block = 0 OR b.next_block >= 10 OR c.reltuples >= 0 AND c.relpages > 0)
-			THEN sum(CASE
-				WHEN b.finished_at IS NOT NULL THEN b.rows_done
-				WHEN b.end_block = 0 THEN 0
-				WHEN b.next_block >= 10 THEN b.rows_done * (b.end_block::float8 / b.next_block)
-				ELSE c.reltuples * (b.end_block::float8 / nullif(c.relpages, 0)) END)::bigint END AS rows_total,
-		min(b.started_at) AS started_at,
-		max(coalesce(b.finished_at, b.updated_at)) AS updated_at,
+	SELECT h.mapping_id,
+		bool_and(h.finished) AS finished,
+		sum(h.blocks_done) AS blocks_done,
+		sum(h.end_block) AS blocks,
+		sum(h.rows_done)::bigint AS rows_done,
+		(sum(h.rows_total) + coalesce(sum(h.end_block) FILTER (WHERE h.rows_total IS NULL), 0)
+			* CASE WHEN bool_and(h.rows_total IS NOT NULL) THEN 0
+				WHEN sum(h.blocks_done) >= 10 THEN sum(h.rows_done) / sum(h.blocks_done) END)::bigint AS rows_total,
+		min(h.started_at) AS started_at,
+		max(h.updated_at) AS updated_at,
 		ARRAY(SELECT DISTINCT t FROM _dualwrite.backfill o, unnest(o.throttled_by) AS t
-			WHERE o.mapping_id = b.mapping_id AND o.finished_at IS NULL ORDER BY t) AS throttled_by
-	FROM _dualwrite.backfill b LEFT JOIN pg_class c ON c.oid = b.heap
-	GROUP BY b.mapping_id;
+			WHERE o.mapping_id = h.mapping_id AND o.finished_at IS NULL ORDER BY t) AS throttled_by
+	FROM (
+		SELECT b.mapping_id, b.end_block, b.rows_done, b.started_at,
+			b.finished_at IS NOT NULL AS finished,
+			coalesce(b.finished_at, b.updated_at) AS updated_at,
+			CASE WHEN b.finished_at IS NULL THEN least(b.next_block, b.end_block) ELSE b.end_block END AS blocks_done,
+			CASE
+				WHEN b.finished_at IS NOT NULL OR b.next_block >= b.end_block THEN b.rows_done
+				WHEN b.next_block >= 10 THEN b.rows_done * (b.end_block::numeric / b.next_block)
+				WHEN c.reltuples >= 0 AND c.relpages > 0 THEN (c.reltuples::numeric / c.relpages) * b.end_block
+			END AS rows_total
+		FROM _dualwrite.backfill b LEFT JOIN pg_class c ON c.oid = b.heap) h
+	GROUP BY h.mapping_id;
 
 CREATE VIEW dualwrite.status AS
 	SELECT g.name AS migration, g.phase, g.phase_since,
@@ -234,7 +244,7 @@ CREATE VIEW dualwrite.workers AS
 		CASE
 			WHEN w.role = 'backfill' THEN (SELECT string_agg(format('%s: block %s of %s', b.heap, b.next_block, b.end_block), ', ' ORDER BY m.ordinal, b.ordinal)
 				FROM _dualwrite.backfill b JOIN _dualwrite.mapping m ON m.id = b.mapping_id
-				WHERE m.migration_id = g.id AND b.finished_at IS NULL AND b.next_block > 0)
+				WHERE m.migration_id = g.id AND b.finished_at IS NULL AND b.next_block > 0 AND b.next_block < b.end_block)
 			WHEN w.role = 'reconcile' THEN (SELECT format('%s: %s rows compared', p.heap, p.rows_compared)
 				FROM _dualwrite.reconcile_pass p JOIN _dualwrite.mapping m ON m.id = p.mapping_id
 				WHERE m.migration_id = g.id AND p.finished_at IS NULL AND p.background ORDER BY p.id DESC LIMIT 1)
@@ -374,7 +384,7 @@ COMMENT ON COLUMN dualwrite.events.waived IS 'gates that were waived or forced';
 COMMENT ON COLUMN dualwrite.events.reason IS 'as the actor gave it';
 COMMENT ON COLUMN dualwrite.events.detail IS 'what else belongs to it';
 
-COMMENT ON VIEW dualwrite.workers IS 'background processes of this database, one row a migration that has background work';
+COMMENT ON VIEW dualwrite.workers IS 'background processes of this database: one for each migration that has background work, and those that help with its backfill';
 COMMENT ON COLUMN dualwrite.workers.pid IS 'process; NULL while none runs';
 COMMENT ON COLUMN dualwrite.workers.migration IS 'name of the migration';
 COMMENT ON COLUMN dualwrite.workers.role IS 'what it is at: queue, backfill or reconcile';

@@ -30,6 +30,7 @@
 #include "settings.h"
 #include "sql.h"
 #include "throttle.h"
+#include "worker.h"
 
 #include "access/table.h"
 #include "access/tableam.h"
@@ -705,7 +706,8 @@ batch_end(const DwHeap *place, int64 max_rows_per_second)
 static DwStep
 run_batch(const DwMigration *migration, DwHeap *place, DwCompiled *compiled, Relation heap, long *delay_ms)
 {
-	int64		max_rows_per_second = dw_setting_int(migration->id, "backfill_max_rows_per_second");
+	int64		limit = dw_setting_int(migration->id, "backfill_max_rows_per_second");
+	int64		max_rows_per_second = limit > 0 ? Max(1, limit / dw_worker_sharing()) : 0;
 	double		wanted_ms = dw_setting_int(migration->id, "backfill_batch_ms");
 	int64		end = batch_end(place, max_rows_per_second);
 	double		took_ms;

@@ -1,8 +1,8 @@
 /*
  * duties.c: what a worker does for its migration.
  *
- * It takes its duties in turn; each step of one is a transaction of its own, which locks the migration's row first, so
- * that a phase change and a step never overlap.
+ * It takes its duties in turn; each step of one is a transaction of its own.  A step may have begun in a phase that is no
+ * more: it looks again under the table locks that a change of phase waits for, and does nothing then.
  *
  * It must not retry at once what has just failed, and one duty that fails must not stop the others.
  */
@@ -43,7 +43,6 @@ typedef struct DwDuty
 	const char *name;
 	DwPhase		first;			/* phases in which there is such work */
 	DwPhase		last;
-	bool		lock;			/* the phase must hold until the commit; a comparison looks for itself */
 	int			poll_ms;
 	DwStep		(*step) (const DwMigration *migration, TimestampTz *next_due);
 } DwDuty;
@@ -62,15 +61,16 @@ static DwStep reconcile_duty(const DwMigration *migration, TimestampTz *next_due
 static DwStep housekeeping_duty(const DwMigration *migration, TimestampTz *next_due);
 
 static const DwDuty duties[] = {
-	{DW_ROLE_QUEUE, "queue", DW_PHASE_SHADOW, DW_PHASE_CUTOVER, true, POLL_MS, dw_queue_step},
+	{DW_ROLE_QUEUE, "queue", DW_PHASE_SHADOW, DW_PHASE_CUTOVER, POLL_MS, dw_queue_step},
 	/* above its own phase there is something to copy after alter_mapping, which goes through the rows again */
-	{DW_ROLE_BACKFILL, "backfill", DW_PHASE_BACKFILL, DW_PHASE_READ_SWITCH, true, POLL_MS, backfill_duty},
-	{DW_ROLE_RECONCILE, "reconcile", DW_PHASE_VERIFY, DW_PHASE_CUTOVER, false, POLL_MS, reconcile_duty},
-	{DW_ROLE_NONE, "alerts", DW_PHASE_SHADOW, DW_PHASE_CUTOVER, false, POLL_MS, dw_alerts_step},
-	{DW_ROLE_NONE, "housekeeping", DW_PHASE_SHADOW, DW_PHASE_CUTOVER, false, HOUSEKEEPING_MS, housekeeping_duty},
+	{DW_ROLE_BACKFILL, "backfill", DW_PHASE_BACKFILL, DW_PHASE_READ_SWITCH, POLL_MS, backfill_duty},
+	{DW_ROLE_RECONCILE, "reconcile", DW_PHASE_VERIFY, DW_PHASE_CUTOVER, POLL_MS, reconcile_duty},
+	{DW_ROLE_NONE, "alerts", DW_PHASE_SHADOW, DW_PHASE_CUTOVER, POLL_MS, dw_alerts_step},
+	{DW_ROLE_NONE, "housekeeping", DW_PHASE_SHADOW, DW_PHASE_CUTOVER, HOUSEKEEPING_MS, housekeeping_duty},
 };
 
 static DwDutyState states[lengthof(duties)];
+static int	my_number = 0;		/* of the process among those of its migration: 0 does everything */
 static MemoryContext step_context = NULL;	/* reset before each step */
 
 static TimestampTz
@@ -106,37 +106,7 @@ dw_extension_exists(void)
 	return OidIsValid(get_namespace_oid("_dualwrite", true));
 }
 
-/*
- * An altered mapping has been gone through again: unmapped updates may be skipped again.  In phase backfill it is the
- * step to verify that says so.  No lock is needed: from the alteration on, under its lock, every writer mirrored what he
- * wrote, and a backend that learns of this late only writes more than it must.
- */
-static void
-note_filled(const DwMigration *migration)
-{
-	DwSql		sql;
-
-	dw_sql_begin(&sql);
-	(void) dw_sql("UPDATE _dualwrite.migration SET filled = true WHERE id OPERATOR(pg_catalog.=) $1",
-				  1, (DwArg[]) {DW_INT4(migration->id)});
-	dw_sql_end(&sql);
-	dw_mapping_invalidate(migration->id);
-}
-
-/* Adapts the backfill's pause between batches to what the other duties say. */
-static DwStep
-backfill_duty(const DwMigration *migration, TimestampTz *next_due)
-{
-	long		delay_ms = 0;
-	DwStep		step = dw_backfill_step(migration, &delay_ms);
-
-	if (delay_ms > 0)
-		*next_due = in_ms(delay_ms);
-	if (step == DW_STEP_DONE && migration->phase > DW_PHASE_BACKFILL && !migration->filled)
-		note_filled(migration);
-	return step;
-}
-
+/* Is there history of this migration to be copied? */
 static bool
 copy_is_pending(int32 migration_id)
 {
@@ -149,6 +119,84 @@ copy_is_pending(int32 migration_id)
 					 1, (DwArg[]) {DW_INT4(migration_id)}) > 0;
 	dw_sql_end(&sql);
 	return pending;
+}
+
+/*
+ * An altered mapping has been gone through again: unmapped updates may be skipped again.  In phase backfill it is the
+ * step to verify that says so.  From the alteration on every writer mirrored what he wrote, and a backend that learns of
+ * this late only writes more than it must; but neither another alteration nor a change of phase may come in between,
+ * hence the lock and the second look.
+ */
+static void
+note_filled(int32 migration_id)
+{
+	DwMigration *migration = dw_migration_by_id(migration_id, true);
+	DwSql		sql;
+
+	if (migration == NULL || migration->filled || migration->phase <= DW_PHASE_BACKFILL || copy_is_pending(migration_id))
+		return;
+	dw_sql_begin(&sql);
+	(void) dw_sql("UPDATE _dualwrite.migration SET filled = true WHERE id OPERATOR(pg_catalog.=) $1",
+				  1, (DwArg[]) {DW_INT4(migration_id)});
+	dw_sql_end(&sql);
+	dw_mapping_invalidate(migration_id);
+}
+
+/* Processes that could copy beside this one: no two of them work on one heap, and mappings are copied in their order. */
+static void
+ask_for_help(const DwMigration *migration)
+{
+	static TimestampTz next = 0;
+	int64		processes = dw_setting_int(migration->id, "backfill_workers");
+	DwSql		sql;
+	int64		heaps;
+	bool		isnull;
+
+	if (processes <= 1 || next > GetCurrentTimestamp())
+		return;
+	next = in_ms(HOLD_BACK_MS);
+	dw_sql_begin(&sql);
+	(void) dw_sql("SELECT pg_catalog.count(*) FROM _dualwrite.backfill b "
+				  "JOIN _dualwrite.mapping m ON m.id OPERATOR(pg_catalog.=) b.mapping_id "
+				  "WHERE m.migration_id OPERATOR(pg_catalog.=) $1 AND b.finished_at IS NULL "
+				  "AND b.next_block OPERATOR(pg_catalog.<) b.end_block AND b.ordinal OPERATOR(pg_catalog.=) "
+				  "(SELECT pg_catalog.min(u.ordinal) FROM _dualwrite.backfill u "
+				  "JOIN _dualwrite.mapping n ON n.id OPERATOR(pg_catalog.=) u.mapping_id "
+				  "WHERE n.migration_id OPERATOR(pg_catalog.=) $1 AND u.finished_at IS NULL)",
+				  1, (DwArg[]) {DW_INT4(migration->id)});
+	heaps = DatumGetInt64(dw_sql_value(0, 1, &isnull));
+	dw_sql_end(&sql);
+	dw_slots_help(dw_shared(), migration->id, (int) Min(processes, heaps) - 1);
+}
+
+/*
+ * Adapts the backfill's pause between batches to what the other duties say.  Above its own phase there is something to
+ * copy only after alter_mapping.
+ */
+static DwStep
+backfill_duty(const DwMigration *migration, TimestampTz *next_due)
+{
+	long		delay_ms = 0;
+	DwStep		step;
+
+	if (migration->phase > DW_PHASE_BACKFILL)
+	{
+		if (migration->filled)
+			return DW_STEP_IDLE;
+		if (!copy_is_pending(migration->id))
+		{
+			note_filled(migration->id);
+			return DW_STEP_DONE;
+		}
+	}
+	if (my_number == 0)
+		ask_for_help(migration);
+	step = dw_backfill_step(migration, &delay_ms);
+	if (delay_ms > 0)
+		*next_due = in_ms(delay_ms);
+	if (step == DW_STEP_DONE && migration->phase > DW_PHASE_BACKFILL)
+		return DW_STEP_WORKED;
+	return step;
 }
 
 /* Rows that an altered mapping has yet to be applied to are not drift: a comparison waits until they have been gone through. */
@@ -239,15 +287,14 @@ judge(const DwMigration *migration, const DwDuty *duty, bool *wanted)
 		return DW_TURN_FINISHED;
 	show_name(migration->name);
 	if (migration->paused || migration->restored)
-		return DW_TURN_PAUSED;
+		return my_number > 0 ? DW_TURN_FINISHED : DW_TURN_PAUSED;
 	*wanted = migration->phase >= duty->first && migration->phase <= duty->last;
+	if (my_number > 0 && (!*wanted || my_number >= dw_setting_int(migration->id, "backfill_workers")))
+		return DW_TURN_FINISHED;
 	return DW_TURN_GOES_ON;
 }
 
-/*
- * One step of a duty in a transaction.  The row is looked at before it is locked, so that a worker with nothing to do writes
- * nothing.
- */
+/* One step of a duty in a transaction. */
 static DwTurn
 do_step(int32 migration_id, const DwDuty *duty, DwDutyState *state)
 {
@@ -261,14 +308,11 @@ do_step(int32 migration_id, const DwDuty *duty, DwDutyState *state)
 	if (dw_extension_exists())
 		migration = dw_migration_by_id(migration_id, false);
 	turn = judge(migration, duty, &wanted);
-	if (wanted && duty->lock)
-	{
-		migration = dw_migration_by_id(migration_id, true);
-		turn = judge(migration, duty, &wanted);
-	}
-	if (wanted)
+	if (wanted && turn == DW_TURN_GOES_ON)
 		step = duty->step(migration, &next_due);
 	dw_turn_end();
+	if (my_number > 0 && step != DW_STEP_WORKED && step != DW_STEP_WAIT)
+		turn = DW_TURN_FINISHED;
 	note_step(duty, state, step, next_due);
 	return turn;
 }
@@ -394,6 +438,13 @@ do_slice(int32 migration_id, const DwDuty *duty, DwDutyState *state)
 	return turn;
 }
 
+/* A helper has but the backfill. */
+static bool
+is_mine(const DwDuty *duty)
+{
+	return my_number == 0 || duty->role == DW_ROLE_BACKFILL;
+}
+
 /*
  * One process has one role and activity to show: the last duty of the table that does anything but wait for work, as
  * the earlier ones come and go in between.
@@ -404,10 +455,10 @@ show_duties(DwShared *shared, DwTurn turn)
 	static DwRole shown_role = DW_ROLE_NONE;
 	static DwActivity shown = DW_ACTIVITY_STARTING;
 	DwRole		role = turn == DW_TURN_PAUSED ? DW_ROLE_NONE : duties[0].role;
-	DwActivity	activity = turn == DW_TURN_PAUSED ? DW_ACTIVITY_PAUSED : states[0].activity;
+	DwActivity	activity = turn == DW_TURN_PAUSED ? DW_ACTIVITY_PAUSED : my_number > 0 ? DW_ACTIVITY_WAITING : states[0].activity;
 
 	for (int i = 1; i < (int) lengthof(duties) && turn != DW_TURN_PAUSED; i++)
-		if (states[i].activity != DW_ACTIVITY_WAITING)
+		if (is_mine(&duties[i]) && states[i].activity != DW_ACTIVITY_WAITING)
 		{
 			role = duties[i].role;
 			activity = states[i].activity;
@@ -421,16 +472,18 @@ show_duties(DwShared *shared, DwTurn turn)
 }
 
 DwTurn
-dw_duties_turn(DwShared *shared, int32 migration_id, TimestampTz *next)
+dw_duties_turn(DwShared *shared, int32 migration_id, int number, TimestampTz *next)
 {
 	DwTurn		turn = DW_TURN_GOES_ON;
 
-	for (int i = 0; i < (int) lengthof(duties) && turn == DW_TURN_GOES_ON; i++)
-		if (states[i].due <= GetCurrentTimestamp())
-			turn = do_slice(migration_id, &duties[i], &states[i]);
+	my_number = number;
 	*next = DT_NOEND;
+	for (int i = 0; i < (int) lengthof(duties) && turn == DW_TURN_GOES_ON; i++)
+		if (is_mine(&duties[i]) && states[i].due <= GetCurrentTimestamp())
+			turn = do_slice(migration_id, &duties[i], &states[i]);
 	for (int i = 0; i < (int) lengthof(duties); i++)
-		*next = Min(*next, states[i].due);
+		if (is_mine(&duties[i]))
+			*next = Min(*next, states[i].due);
 	if (turn == DW_TURN_PAUSED)
 		*next = in_ms(POLL_MS);
 	if (turn != DW_TURN_FINISHED)

@@ -19,8 +19,11 @@ extern void dw_turn_end(void);
 /* Is the extension there?  In a transaction. */
 extern bool dw_extension_exists(void);
 
-/* Each duty that is due, for a slice of time.  *next: when another will be.  Outside of transactions; raises no error. */
-extern DwTurn dw_duties_turn(DwShared *shared, int32 migration_id, TimestampTz *next);
+/*
+ * Each duty that is due, for a slice of time; a helper (number > 0) has but one.  *next: when another will be.  Outside of
+ * transactions; raises no error.
+ */
+extern DwTurn dw_duties_turn(DwShared *shared, int32 migration_id, int number, TimestampTz *next);
 /* Woken: what waits for work is due at once; what holds back, or has failed, is not. */
 extern void dw_duties_wake(void);
 

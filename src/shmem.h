@@ -63,6 +63,7 @@ typedef struct DwWorkerSlot
 	DwSlotState state;
 	Oid			database;
 	int32		migration_id;
+	int			number;			/* 0 does all that is to be done; the others help with the backfill */
 	uint32		generation;		/* a process that was started for an earlier use of the slot must not take it */
 	TimestampTz due;			/* while it runs: when it wants to be started again after it exits; 0 = not said */
 	TimestampTz changed_at;		/* state: last change */

@@ -38,13 +38,14 @@ dw_slot_set(DwWorkerSlot *slot, DwSlotState state, TimestampTz due)
 }
 
 static DwWorkerSlot *
-find_slot(DwShared *shared, Oid database, int32 migration_id)
+find_slot(DwShared *shared, Oid database, int32 migration_id, int number)
 {
 	for (int i = 0; i < DW_WORKER_SLOTS; i++)
 	{
 		DwWorkerSlot *slot = &shared->workers[i];
 
-		if (slot->state != DW_SLOT_FREE && slot->database == database && slot->migration_id == migration_id)
+		if (slot->state != DW_SLOT_FREE && slot->database == database && slot->migration_id == migration_id &&
+			slot->number == number)
 			return slot;
 	}
 	return NULL;
@@ -52,7 +53,7 @@ find_slot(DwShared *shared, Oid database, int32 migration_id)
 
 /* A new wanted slot; NULL when all are taken. */
 static DwWorkerSlot *
-new_slot(DwShared *shared, Oid database, int32 migration_id)
+new_slot(DwShared *shared, Oid database, int32 migration_id, int number)
 {
 	for (int i = 0; i < DW_WORKER_SLOTS; i++)
 	{
@@ -62,6 +63,7 @@ new_slot(DwShared *shared, Oid database, int32 migration_id)
 			continue;
 		slot->database = database;
 		slot->migration_id = migration_id;
+		slot->number = number;
 		slot->generation++;
 		slot->failures = 0;
 		slot->look = true;
@@ -146,7 +148,7 @@ dw_slots_wake(DwShared *shared, Oid database)
 	if (asked_already(shared, database))
 		return false;
 	LWLockAcquire(&shared->lock, LW_EXCLUSIVE);
-	if (!wake_database(shared, database) && new_slot(shared, database, DW_SCOUT) == NULL)
+	if (!wake_database(shared, database) && new_slot(shared, database, DW_SCOUT, 0) == NULL)
 		shared->look_everywhere = true;
 	wake_launcher(shared);
 	missing = launcher_missing(shared);
@@ -160,7 +162,7 @@ dw_slots_visit(DwShared *shared, Oid database)
 	bool		done;
 
 	LWLockAcquire(&shared->lock, LW_EXCLUSIVE);
-	done = wake_database(shared, database) || new_slot(shared, database, DW_SCOUT) != NULL;
+	done = wake_database(shared, database) || new_slot(shared, database, DW_SCOUT, 0) != NULL;
 	LWLockRelease(&shared->lock);
 	return done;
 }
@@ -173,15 +175,26 @@ dw_slots_add(DwShared *shared, const int32 *migrations, int n)
 	LWLockAcquire(&shared->lock, LW_EXCLUSIVE);
 	for (int i = 0; i < n; i++)
 	{
-		if (find_slot(shared, MyDatabaseId, migrations[i]) != NULL)
+		if (find_slot(shared, MyDatabaseId, migrations[i], 0) != NULL)
 			continue;
-		if (new_slot(shared, MyDatabaseId, migrations[i]) != NULL)
+		if (new_slot(shared, MyDatabaseId, migrations[i], 0) != NULL)
 			added = true;
 		else
 			shared->look_everywhere = true; /* when a slot is given up */
 	}
 	if (added)
 		wake_launcher(shared);
+	LWLockRelease(&shared->lock);
+}
+
+void
+dw_slots_help(DwShared *shared, int32 migration_id, int helpers)
+{
+	LWLockAcquire(&shared->lock, LW_EXCLUSIVE);
+	for (int number = 1; number <= helpers; number++)
+		if (find_slot(shared, MyDatabaseId, migration_id, number) == NULL &&
+			new_slot(shared, MyDatabaseId, migration_id, number) != NULL)
+			wake_launcher(shared);
 	LWLockRelease(&shared->lock);
 }
 
@@ -209,10 +222,26 @@ dw_slots_running(DwShared *shared, Oid database, int32 migration_id)
 	bool		running;
 
 	LWLockAcquire(&shared->lock, LW_SHARED);
-	slot = find_slot(shared, database, migration_id);
+	slot = find_slot(shared, database, migration_id, 0);
 	running = slot != NULL && slot->state == DW_SLOT_RUNNING;
 	LWLockRelease(&shared->lock);
 	return running;
+}
+
+int
+dw_slots_sharing(DwShared *shared)
+{
+	int			sharing = 0;
+
+	if (my_slot < 0)
+		return 1;
+	LWLockAcquire(&shared->lock, LW_SHARED);
+	for (int i = 0; i < DW_WORKER_SLOTS; i++)
+		if (shared->workers[i].state == DW_SLOT_RUNNING && shared->workers[i].database == MyDatabaseId &&
+			shared->workers[i].migration_id == shared->workers[my_slot].migration_id)
+			sharing++;
+	LWLockRelease(&shared->lock);
+	return Max(sharing, 1);
 }
 
 /* The slot that this process holds, under the lock; NULL when it has given it up. */
@@ -267,7 +296,7 @@ detach(int code, Datum arg)
 }
 
 bool
-dw_slot_attach(DwShared *shared, const DwStart *start, int32 *migration_id)
+dw_slot_attach(DwShared *shared, const DwStart *start, int32 *migration_id, int *number)
 {
 	DwWorkerSlot *slot = &shared->workers[start->slot];
 	bool		mine;
@@ -283,6 +312,7 @@ dw_slot_attach(DwShared *shared, const DwStart *start, int32 *migration_id)
 		my_slot = start->slot;
 		my_generation = start->generation;
 		*migration_id = slot->migration_id;
+		*number = slot->number;
 	}
 	LWLockRelease(&shared->lock);
 	return mine;
@@ -310,7 +340,7 @@ dw_slot_adopt(DwShared *shared, const int32 *migrations, int n)
 	LWLockAcquire(&shared->lock, LW_EXCLUSIVE);
 	slot = own_slot(shared);
 	for (int i = 0; slot != NULL && i < n && adopted == DW_SCOUT; i++)
-		if (find_slot(shared, slot->database, migrations[i]) == NULL)
+		if (find_slot(shared, slot->database, migrations[i], 0) == NULL)
 			slot->migration_id = adopted = migrations[i];
 	LWLockRelease(&shared->lock);
 	return adopted;

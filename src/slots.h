@@ -23,12 +23,16 @@ extern bool dw_slots_wake(DwShared *shared, Oid database);
 extern bool dw_slots_visit(DwShared *shared, Oid database);
 /* A slot for each of these migrations of this database that has none. */
 extern void dw_slots_add(DwShared *shared, const int32 *migrations, int n);
+/* So many processes more for the backfill of a migration of this database. */
+extern void dw_slots_help(DwShared *shared, int32 migration_id, int helpers);
+/* Processes at work on the migration of this one; 1 for a process that is no worker. */
+extern int	dw_slots_sharing(DwShared *shared);
 /* No process for this database any more: it is gone. */
 extern void dw_slots_forget(DwShared *shared, Oid database);
 extern bool dw_slots_running(DwShared *shared, Oid database, int32 migration_id);
 
 /* For the process in a slot.  Attach: false when the slot is no longer meant for it.  Exits detach by themselves. */
-extern bool dw_slot_attach(DwShared *shared, const DwStart *start, int32 *migration_id);
+extern bool dw_slot_attach(DwShared *shared, const DwStart *start, int32 *migration_id, int *number);
 /* Processes in this slot that were ended by somebody or by an error, in a row, before this one. */
 extern int	dw_slot_failures(DwShared *shared);
 /* A scout takes on the first of these migrations that has no slot; DW_SCOUT: there is none. */

@@ -54,6 +54,14 @@ dw_worker_running(int32 migration_id)
 	return shared != NULL && dw_slots_running(shared, MyDatabaseId, migration_id);
 }
 
+int
+dw_worker_sharing(void)
+{
+	DwShared   *shared = dw_shared();
+
+	return shared == NULL ? 1 : dw_slots_sharing(shared);
+}
+
 /*
  * Where nothing is preloaded nobody starts the launcher after a restart or a fail-over; the first session that mirrors a
  * write does.  Once a launcher has looked at all databases, work announces itself.
@@ -269,7 +277,7 @@ wait_for_work(DwShared *shared, TimestampTz next)
 
 /* Connected: work until nothing is left to do. */
 static void
-work(DwShared *shared, int32 migration_id)
+work(DwShared *shared, int32 migration_id, int number)
 {
 	if (migration_id != DW_SCOUT && dw_slot_failures(shared) > 0)
 		tell_restart(migration_id);
@@ -282,11 +290,12 @@ work(DwShared *shared, int32 migration_id)
 		check_database(shared, 0);
 		if (dw_slot_look(shared))
 		{
-			migration_id = look_around(shared, migration_id);
+			if (number == 0)
+				migration_id = look_around(shared, migration_id);
 			dw_duties_wake();
 		}
 		if (migration_id != DW_SCOUT)
-			turn = dw_duties_turn(shared, migration_id, &next);
+			turn = dw_duties_turn(shared, migration_id, number, &next);
 		if (turn == DW_TURN_FINISHED)
 		{
 			if (dw_slot_finish(shared))
@@ -303,6 +312,7 @@ dw_worker_main(Datum arg)
 	DwShared   *shared;
 	DwStart		start;
 	int32		migration_id;
+	int			number;
 
 	(void) arg;
 	memcpy(&start, MyBgworkerEntry->bgw_extra, sizeof(start));
@@ -310,10 +320,10 @@ dw_worker_main(Datum arg)
 	pqsignal(SIGTERM, die);
 	BackgroundWorkerUnblockSignals();
 	shared = dw_shared();
-	if (shared == NULL || !dw_slot_attach(shared, &start, &migration_id))
+	if (shared == NULL || !dw_slot_attach(shared, &start, &migration_id, &number))
 		proc_exit(0);
 	BackgroundWorkerInitializeConnectionByOid(start.database, InvalidOid, 0);
 	set_session();
-	work(shared, migration_id);
+	work(shared, migration_id, number);
 	proc_exit(0);
 }

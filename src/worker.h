@@ -14,6 +14,9 @@ extern void dw_worker_wake(void);
 /* Is a worker for this migration running? */
 extern bool dw_worker_running(int32 migration_id);
 
+/* Processes among which the migration's rates are to be shared: those at work on it; 1 in any other session. */
+extern int	dw_worker_sharing(void);
+
 /*
  * In a transaction: can the lock be had, until its end, that connecting to this database takes?  No, while the database
  * is being dropped, renamed or copied.
