@@ -26,6 +26,8 @@
 
 /* Time between two NOTICEs of progress, ms. */
 #define DW_NOTICE_MS 2000
+/* Longest wait for keys of the queue at the end, ms. */
+#define DW_SETTLE_MS 1000
 
 PG_FUNCTION_INFO_V1(dw_backfill);
 PG_FUNCTION_INFO_V1(dw_retry);
@@ -129,19 +131,28 @@ run_batches(const char *name)
 	}
 }
 
-/* What is due in the queue, a transaction each. */
+/*
+ * What is due in the queue, a transaction each.  Keys that somebody held, or whose next attempt is near, are waited for,
+ * but not for long: somebody may hold them for hours.
+ */
 static void
 run_queue(const char *name)
 {
-	DwStep		step = DW_STEP_WORKED;
+	TimestampTz deadline = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), DW_SETTLE_MS);
 
-	while (step == DW_STEP_WORKED)
+	for (;;)
 	{
 		TimestampTz next_due;
+		DwStep		step;
 
 		CHECK_FOR_INTERRUPTS();
 		step = dw_queue_step(dw_migration_get(name, false), &next_due);
 		SPI_commit();
+		if (step == DW_STEP_WORKED)
+			continue;
+		if (next_due > deadline)
+			return;
+		pause_for(TimestampDifferenceMilliseconds(GetCurrentTimestamp(), next_due) + 1);
 	}
 }
 
