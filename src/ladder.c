@@ -5,7 +5,18 @@
  * and what is done on the way: one line a rung.  Nothing here acts.
  *
  * SHARE ROW EXCLUSIVE waits for every writer and for nobody else; triggers can only be dropped under ACCESS EXCLUSIVE.
- * From cutover back to read_switch nothing changes for writers, so nobody waits: reads come from old at once.
+ *
+ * Up to verify every writer comes from the old side: it has the old table locked when its mirror comes for the new one, and
+ * we lock in the same order.  From read_switch on others come from the new side in the opposite order, and under load
+ * somebody always stands between his two tables: whoever then wants both, in whatever order, waits in vain.  So these rungs
+ * lock no more than what has to end there:
+ * - between read_switch and cutover nothing changes for writers, whose writes are mirrored both ways before and after.  Only
+ *   where delivery is queued are they held up, so that nothing is queued between the last look and the change; such
+ *   mirrors lock no second table.
+ * - from read_switch down to verify, writers of the new side end.  Those that have begun are waited for, so that none draws
+ *   a key once both sides may give out the same; what they wrote is on the old side.
+ * - to complete, writers of the old side end.  New goes first: writers of the new side then wait with nothing in their
+ *   hands, and there is hardly one of the old side left.
  */
 #include "postgres.h"
 
@@ -40,17 +51,17 @@ static const DwRung rungs[] = {
 	{DW_PHASE_READ_SWITCH, DW_PHASE_CUTOVER,
 		GATE(READ_PERCENT) | GATE(RECONCILE) | GATE(DRIFT) | GATE(QUEUE) | GATE(DEAD_LETTERS) | GATE(ORIGIN) |
 		GATE(TRIGGERS),
-	SRE, SRE, DW_DO_MOVE_SEQUENCES | DW_DO_NOTE_CUTOVER, DW_ARRIVE_RECONCILE},
+	NoLock, NoLock, DW_DO_STOP_QUEUED | DW_DO_MOVE_SEQUENCES | DW_DO_NOTE_CUTOVER, DW_ARRIVE_RECONCILE},
 
 	{DW_PHASE_CUTOVER, DW_PHASE_COMPLETE,
 		GATE(SOAK) | GATE(DRIFT) | GATE(QUEUE) | GATE(DEAD_LETTERS) | GATE(SNAPSHOTS) | GATE(ORIGIN) | GATE(TRIGGERS),
-	SRE, AX, DW_DO_RESTORE_SEQUENCES | DW_DO_REMOVE_TRIGGERS | DW_DO_COMPLETE_VIEWS, 0},
+	SRE, AX, DW_DO_NEW_FIRST | DW_DO_RESTORE_SEQUENCES | DW_DO_REMOVE_TRIGGERS | DW_DO_COMPLETE_VIEWS, 0},
 
 	{DW_PHASE_CUTOVER, DW_PHASE_READ_SWITCH, 0,
 	NoLock, NoLock, DW_DO_SUSPEND_REPAIR, DW_ARRIVE_RECONCILE},
 
 	{DW_PHASE_READ_SWITCH, DW_PHASE_VERIFY, 0,
-	SRE, SRE, DW_DO_STOP_REVERSE | DW_DO_RESTORE_SEQUENCES | DW_DO_SUSPEND_REPAIR, DW_ARRIVE_RECONCILE},
+	NoLock, SRE, DW_DO_STOP_REVERSE | DW_DO_RESTORE_SEQUENCES | DW_DO_SUSPEND_REPAIR, DW_ARRIVE_RECONCILE},
 
 	{DW_PHASE_VERIFY, DW_PHASE_BACKFILL, 0,
 	SRE, SRE, DW_DO_CLEAR_FILLED, DW_ARRIVE_BACKFILL},

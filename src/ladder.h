@@ -44,6 +44,8 @@ typedef enum DwGateId
 #define DW_DO_COMPLETE_VIEWS		0x0400	/* read views become plain views of the new side */
 #define DW_DO_STOP_REVERSE			0x0800	/* refused while others write the new side */
 #define DW_DO_FORGET				0x1000	/* queue and checkpoints of a life that is over */
+#define DW_DO_STOP_QUEUED			0x2000	/* lock the tables of mappings with queued delivery */
+#define DW_DO_NEW_FIRST				0x4000	/* lock new tables before old ones */
 
 /* What is done once the last rung of a change is behind it. */
 #define DW_ARRIVE_BACKFILL			0x0001	/* note what there is to copy, from the beginning */

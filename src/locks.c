@@ -331,36 +331,24 @@ dw_note_new_side_writer(int32 migration_id)
 	(void) LockAcquire(&tag, AccessShareLock, false, false);
 }
 
-/*
- * A table lock does not tell: the mirror of a writer of the old side holds it, too.  What tells is the reverse mirror's
- * mark, and waiting for a lock on a new table while we hold those on the old ones, which stops everybody else before.
- */
+/* A table lock would not tell: the mirror of a writer of the old side holds it, too. */
 #define WRITERS \
 	"SELECT DISTINCT coalesce(a.usename, p.owner, 'unknown'), l.pid, coalesce(a.application_name, ''), p.gid" \
 	" FROM pg_locks l LEFT JOIN pg_stat_activity a ON a.pid = l.pid" PREPARED \
 	" WHERE l.database = (SELECT d.oid FROM pg_database d WHERE d.datname = current_database())" \
-	" AND (l.locktype = 'object' AND l.classid = 'pg_extension'::regclass AND l.objid = $1 AND l.objsubid::int & 65535 = $3" \
-	" OR l.locktype = 'relation' AND l.relation = ANY ($2) AND NOT l.granted AND l.mode = 'RowExclusiveLock')" \
-	" AND l.pid IS DISTINCT FROM pg_backend_pid() AND coalesce(a.backend_type, 'client backend') = 'client backend'" \
-	" ORDER BY 1, 2 LIMIT 10"
+	" AND l.locktype = 'object' AND l.classid = 'pg_extension'::regclass AND l.objid = $1 AND l.objsubid::int & 65535 = $2" \
+	" AND l.pid IS DISTINCT FROM pg_backend_pid() ORDER BY 1, 2 LIMIT 10"
 
 char *
-dw_new_side_writers(int32 migration_id, List *new_tables)
+dw_new_side_writers(int32 migration_id)
 {
 	StringInfoData text;
 	DwSql		sql;
 	uint64		count;
-	Datum	   *relids = palloc(sizeof(Datum) * Max(list_length(new_tables), 1));
-	int			n = 0;
-	ListCell   *lc;
 
-	foreach(lc, new_tables)
-		relids[n++] = ObjectIdGetDatum(lfirst_oid(lc));
 	initStringInfo(&text);
 	dw_sql_begin(&sql);
-	count = dw_sql(WRITERS, 3, (DwArg[]) {DW_OID((Oid) migration_id),
-				   DW_DATUM(OIDARRAYOID, PointerGetDatum(construct_array(relids, n, OIDOID, sizeof(Oid), true, TYPALIGN_INT)), false),
-				   DW_INT4(WRITER_SUBID)});
+	count = dw_sql(WRITERS, 2, (DwArg[]) {DW_OID((Oid) migration_id), DW_INT4(WRITER_SUBID)});
 	for (uint64 i = 0; i < count; i++)
 	{
 		char	   *gid = dw_sql_cstring(&sql, i, 4);

@@ -38,6 +38,6 @@ extern int	dw_lock_budget(int32 migration_id);
  */
 extern void dw_note_new_side_writer(int32 migration_id);
 /* Who does, as text for DETAIL: roles and pids; NULL when nobody does at this moment. */
-extern char *dw_new_side_writers(int32 migration_id, List *new_tables);
+extern char *dw_new_side_writers(int32 migration_id);
 
 #endif							/* DW_LOCKS_H */

@@ -102,23 +102,52 @@ tables_of(List *mappings, bool is_new)
 	return tables;
 }
 
-/* Old tables, new tables, then what else the rungs alter. */
+static List *
+wish_tables(List *wishes, List *tables, LOCKMODE mode)
+{
+	ListCell   *lc;
+
+	foreach(lc, tables)
+		wishes = dw_lock_wish(wishes, lfirst_oid(lc), mode);
+	return wishes;
+}
+
+/* Both tables of the mappings whose writers only queue. */
+static List *
+wish_queued(List *wishes, List *mappings)
+{
+	ListCell   *lc;
+
+	foreach(lc, mappings)
+	{
+		DwMapping  *mapping = lfirst(lc);
+
+		if (!mapping->queued)
+			continue;
+		wishes = dw_lock_wish(wishes, mapping->old_table, ShareRowExclusiveLock);
+		wishes = dw_lock_wish(wishes, mapping->new_table, ShareRowExclusiveLock);
+	}
+	return wishes;
+}
+
+/* The tables, in the order that ladder.c explains, then what else the rungs alter. */
 static void
 take_locks(const DwChange *change)
 {
+	List	   *old_tables = tables_of(change->mappings, false);
+	List	   *new_tables = tables_of(change->mappings, true);
 	List	   *wishes = NIL;
-	ListCell   *lc;
 
-	foreach(lc, tables_of(change->mappings, false))
-		wishes = dw_lock_wish(wishes, lfirst_oid(lc), change->lock_old);
-	foreach(lc, tables_of(change->mappings, true))
-		wishes = dw_lock_wish(wishes, lfirst_oid(lc), change->lock_new);
+	if (change->crossing & DW_DO_NEW_FIRST)
+		wishes = wish_tables(wishes, new_tables, change->lock_new);
+	wishes = wish_tables(wishes, old_tables, change->lock_old);
+	wishes = wish_tables(wishes, new_tables, change->lock_new);
+	if (change->crossing & DW_DO_STOP_QUEUED)
+		wishes = wish_queued(wishes, change->mappings);
 	if (change->crossing & SEQUENCE_WORK)
-		foreach(lc, dw_sequences_of(change->migration))
-			wishes = dw_lock_wish(wishes, lfirst_oid(lc), ShareRowExclusiveLock);
+		wishes = wish_tables(wishes, dw_sequences_of(change->migration), ShareRowExclusiveLock);
 	if (change->crossing & DW_DO_COMPLETE_VIEWS)
-		foreach(lc, dw_read_views_of(change->migration->id))
-			wishes = dw_lock_wish(wishes, lfirst_oid(lc), AccessExclusiveLock);
+		wishes = wish_tables(wishes, dw_read_views_of(change->migration->id), AccessExclusiveLock);
 	if (wishes != NIL)
 		dw_lock_wishes(wishes, dw_lock_budget(change->migration->id), DW_LOCK_TRIES);
 }
@@ -446,7 +475,7 @@ check_reverse_queue(const DwMigration *migration)
 static void
 check_new_side_quiet(const DwChange *change)
 {
-	char	   *writers = dw_new_side_writers(change->migration->id, tables_of(change->mappings, true));
+	char	   *writers = dw_new_side_writers(change->migration->id);
 
 	if (writers != NULL)
 		ereport(ERROR,
@@ -483,8 +512,6 @@ descend(DwChange *change, bool force, const char *reason)
 	take_locks(change);
 	if (stops_reverse)
 		check_reverse_queue(change->migration);
-	if (stops_reverse && !force)
-		check_new_side_quiet(change);
 	carry_out(change, "rollback", NIL, force, reason);
 }
 
@@ -578,34 +605,52 @@ dw_phase_set_read_percent(const char *name, double percent)
 	dw_mapping_invalidate(migration->id);
 }
 
-int
-dw_phase_install_triggers(const char *name)
+/* Tables whose triggers are not as they should be. */
+static List *
+tables_to_mend(const DwChange *change)
 {
-	DwMigration *migration;
-	DwChange   *change;
-	int			done = 0;
+	List	   *result = NIL;
 	ListCell   *lc;
+
+	foreach(lc, list_concat_unique_oid(tables_of(change->mappings, false), tables_of(change->mappings, true)))
+		if (dw_triggers_needed(lfirst_oid(lc)) && dw_triggers_problem(lfirst_oid(lc)) != NULL)
+			result = lappend_oid(result, lfirst_oid(lc));
+	return result;
+}
+
+/* What was compared while a trigger was off proves nothing: a new epoch. */
+static void
+begin_epoch(const DwMigration *migration)
+{
 	DwSql		sql;
 
-	require_fresh_transaction();
-	migration = dw_phase_take(name);
-	change = new_change(migration);
-	change->lock_old = change->lock_new = ShareRowExclusiveLock;
-	take_locks(change);
-	foreach(lc, list_concat_unique_oid(tables_of(change->mappings, false), tables_of(change->mappings, true)))
-		if (dw_triggers_needed(lfirst_oid(lc)))
-			done += dw_triggers_install(lfirst_oid(lc));
-	if (done == 0)
-		return 0;
-	/* what was compared while one of them was off proves nothing: a new epoch */
 	dw_sql_begin(&sql);
 	dw_sql("UPDATE _dualwrite.migration SET epoch = epoch + 1 WHERE id = $1", 1, (DwArg[]) {DW_INT4(migration->id)});
 	dw_sql_end(&sql);
-	dw_event_record(migration->name, "install_triggers", -1, -1, NIL, NULL, psprintf("{\"triggers\": %d}", done));
 	dw_mapping_invalidate(migration->id);
 	if (migration->phase >= DW_PHASE_VERIFY)
 		dw_reconcile_request(dw_migration_by_id(migration->id, false));
 	dw_worker_wake();
+}
+
+int
+dw_phase_install_triggers(const char *name)
+{
+	DwMigration *migration;
+	List	   *tables;
+	ListCell   *lc;
+	int			done = 0;
+
+	require_fresh_transaction();
+	migration = dw_phase_take(name);
+	tables = tables_to_mend(new_change(migration));
+	if (tables == NIL)
+		return 0;
+	dw_lock_politely(tables, ShareRowExclusiveLock, dw_lock_budget(migration->id), DW_LOCK_TRIES);
+	foreach(lc, tables)
+		done += dw_triggers_install(lfirst_oid(lc));
+	dw_event_record(migration->name, "install_triggers", -1, -1, NIL, NULL, psprintf("{\"triggers\": %d}", done));
+	begin_epoch(migration);
 	changed_in = GetTopFullTransactionId();
 	return done;
 }

@@ -105,37 +105,109 @@ $node->start;
 is(phase(), 'defined', 'a crash afterwards leaves the new phase');
 is($node->safe_psql('postgres', q{SELECT count(*) FROM pg_trigger WHERE tgname LIKE '_dualwrite%'}), '0', 'and nothing else');
 
-# Many connections that write both sides, while the ladder goes up and down: no statement fails for the lock's sake, no row is lost
+# Both sides under load, while the ladder goes up and down: nobody fails, no row is lost.  Each application has rows of its
+# own: the same row on both sides at one moment is a deadlock that no order of locks avoids.
 
-$node->safe_psql('postgres', q{CALL dualwrite.run('m', 'cutover', '1 min')});
-my $script = $node->basedir . '/writes.sql';
-append_to_file($script, q{
-\set i random(1, 100)
+my $old_script = $node->basedir . '/old.sql';
+append_to_file($old_script, q{
+\set i random(1, 50)
 BEGIN;
 UPDATE o SET a = a || '.' WHERE id = :i;
 INSERT INTO o (a) VALUES ('old side');
 COMMIT;
+});
+my $new_script = $node->basedir . '/new.sql';
+append_to_file($new_script, q{
+\set i random(51, 100)
 BEGIN;
+UPDATE n SET a = a || ',' WHERE id = :i;
 INSERT INTO n (a) VALUES ('new side');
 COMMIT;
 });
-my $bench = IPC::Run::start(
-	[ 'pgbench', '-n', '-c', '4', '-T', '8', '-f', $script, '-h', $node->host, '-p', $node->port, 'postgres' ],
-	'>', \my $bench_out, '2>', \my $bench_err);
+
+# Start an application; what it says is in the hash that is returned.
+sub start_load
+{
+	my ($script, $clients, $seconds) = @_;
+	my %load = (out => '', err => '');
+
+	$load{run} = IPC::Run::start(
+		[ 'pgbench', '-n', '-c', $clients, '-T', $seconds, '-f', $script, '-h', $node->host, '-p', $node->port, 'postgres' ],
+		'>', \$load{out}, '2>', \$load{err});
+	return \%load;
+}
+
+sub end_load
+{
+	my ($load) = @_;
+
+	$load->{run}->finish;
+	$load->{done} = $load->{out} =~ /number of transactions actually processed: (\d+)/ ? $1 : 0;
+	cmp_ok($load->{done}, '>', 0, 'there was load');
+	return;
+}
+
+sub sides_agree
+{
+	my ($name) = @_;
+
+	is($node->safe_psql('postgres', q{SELECT count(*) FROM o FULL JOIN n USING (id) WHERE o.a IS DISTINCT FROM n.a}), '0', $name);
+	return;
+}
+
+my $load = start_load($old_script, 3, 5);
+for (1 .. 2)
+{
+	$node->safe_psql('postgres', q{CALL dualwrite.run('m', 'verify', '1 min')});
+	is($node->safe_psql('postgres', q{SELECT dualwrite.rollback('m', 'shadow')}), 'shadow', 'down under load of the old side');
+}
+$node->safe_psql('postgres', q{CALL dualwrite.run('m', 'cutover', '1 min')});
+is(phase(), 'cutover', 'and up under load of the old side');
+end_load($load);
+is($load->{err} =~ /ERROR/ ? $load->{err} : '', '', 'none of its statements failed');
+sides_agree('both sides agree');
+my $old_rows = $load->{done};
+
+$load = start_load($old_script, 2, 5);
+my $new_load = start_load($new_script, 2, 5);
 for (1 .. 3)
 {
-	is($node->safe_psql('postgres', q{SELECT dualwrite.rollback('m')}), 'read_switch', 'down from cutover under load');
+	is($node->safe_psql('postgres', q{SELECT dualwrite.rollback('m')}), 'read_switch', 'down from cutover under load of both sides');
 	$node->safe_psql('postgres', q{CALL dualwrite.run('m', 'cutover', '1 min')});
 }
 is(phase(), 'cutover', 'and up again');
-$bench->finish;
-unlike($bench_err, qr/ERROR/, 'no statement of the application failed') or diag($bench_err);
-is($node->safe_psql('postgres', q{SELECT count(*) FROM o FULL JOIN n USING (id) WHERE o.a IS DISTINCT FROM n.a}), '0',
-	'both sides agree');
-my $done = $bench_out =~ /number of transactions actually processed: (\d+)/ ? $1 : 0;
-cmp_ok($done, '>', 0, 'there was load');
-is($node->safe_psql('postgres', q{SELECT count(*) FROM o WHERE a = 'old side'}), $done, 'every row of the old application is there');
-is($node->safe_psql('postgres', q{SELECT count(*) FROM o WHERE a = 'new side'}), $done, 'and every row of the new one');
+end_load($_) for $load, $new_load;
+is($_->{err} =~ /ERROR/ ? $_->{err} : '', '', 'none of its statements failed') for $load, $new_load;
+sides_agree('both sides agree');
+$old_rows += $load->{done};
+my $new_rows = $new_load->{done};
+
+# Turning the new application away while it writes: its next statement fails, what it has written is on the old side
+
+$load = start_load($old_script, 2, 3);
+$new_load = start_load($new_script, 2, 3);
+$node->poll_query_until('postgres', "SELECT count(*) > $new_rows + 10 FROM o WHERE a = 'new side'") or die 'no load';
+$node->safe_psql('postgres', q{SELECT dualwrite.rollback('m')});
+is($node->safe_psql('postgres', q{SELECT dualwrite.rollback('m', force => true)}), 'verify', 'down to verify by force');
+end_load($_) for $load, $new_load;
+is($load->{err} =~ /ERROR/ ? $load->{err} : '', '', 'the old application goes on');
+like($new_load->{err}, qr/is the new side of migration "m", which is in phase "verify"|duplicate key/, 'the new one is turned away');
+sides_agree('both sides agree');
+$old_rows += $load->{done};
+is($node->safe_psql('postgres', q{SELECT count(*) FROM o WHERE a = 'old side'}), $old_rows, 'every row of the old application is there');
+is($node->safe_psql('postgres', q{SELECT count(*) FROM o WHERE a = 'new side'}),
+	$node->safe_psql('postgres', q{SELECT count(*) FROM n WHERE a = 'new side'}), 'and every row of the new one');
+
+# The last step, while the new application writes
+
+$node->safe_psql('postgres', q{SELECT dualwrite.configure('m', 'gate_soak', '0')});
+$node->safe_psql('postgres', q{SELECT dualwrite.resume('m')});
+$node->safe_psql('postgres', q{CALL dualwrite.run('m', 'cutover', '1 min')});
+$new_load = start_load($new_script, 3, 3);
+$node->safe_psql('postgres', q{CALL dualwrite.wait('m', '1 min')});
+is($node->safe_psql('postgres', q{SELECT dualwrite.advance('m')}), 'complete', 'to complete under load of the new side');
+end_load($new_load);
+is($new_load->{err} =~ /ERROR/ ? $new_load->{err} : '', '', 'which does not notice');
 
 $node->stop;
 done_testing();
