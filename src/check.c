@@ -154,6 +154,16 @@ dw_reconcile_sql(PG_FUNCTION_ARGS)
 
 /* repair */
 
+/* The drift of all mappings, in the order in which dualwrite.reconcile takes them: two callers never deadlock over it. */
+static void
+lock_drift(const DwMigration *migration)
+{
+	ListCell   *lc;
+
+	foreach(lc, dw_mappings_of(migration->id))
+		dw_drift_lock(((DwMapping *) lfirst(lc))->id, true);
+}
+
 /* Has this key exactly the mapping's key columns? */
 static bool
 key_fits(const DwMapping *mapping, Jsonb *key)
@@ -274,6 +284,8 @@ dw_repair_sql(PG_FUNCTION_ARGS)
 	ListCell   *lc;
 
 	dw_repair_check_allowed(migration);
+	if (!dry_run)
+		lock_drift(migration);
 	foreach(lc, mappings_for(migration, new_table, key))
 	{
 		DwCompiled *compiled = lfirst(lc);
@@ -282,8 +294,6 @@ dw_repair_sql(PG_FUNCTION_ARGS)
 			.dry_run = dry_run, .raise = key != NULL, .skip_level = NOTICE
 		};
 
-		if (!dry_run)
-			dw_drift_lock(compiled->mapping_id, true);
 		if (key != NULL)
 			dw_repair_keys(&repair, list_make1(stored_key(compiled, key)));
 		else
@@ -324,13 +334,12 @@ dw_ignore_drift_sql(PG_FUNCTION_ARGS)
 		refuse_null("ignore_drift", "reason");
 	key = PG_GETARG_JSONB_P(1);
 	reason = text_to_cstring(PG_GETARG_TEXT_PP(2));
+	lock_drift(migration);
 	foreach(lc, mappings_for(migration, InvalidOid, key))
 	{
 		DwCompiled *compiled = lfirst(lc);
-		Jsonb	   *stored = stored_key(compiled, key);
 
-		dw_drift_lock(compiled->mapping_id, true);
-		found |= dw_drift_ignore(compiled->mapping_id, stored, reason);
+		found |= dw_drift_ignore(compiled->mapping_id, stored_key(compiled, key), reason);
 	}
 	if (!found)
 		ereport(ERROR,
