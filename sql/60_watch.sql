@@ -137,8 +137,8 @@ CREATE VIEW _dualwrite.reconcile_progress AS
 
 CREATE VIEW dualwrite.progress AS
 	SELECT s.migration, s.old_table, s.new_table, s.stage, s.rows_done, s.rows_total, s.percent,
-		CASE WHEN s.seconds > 0 AND s.rows_done > 0 THEN round((s.rows_done / s.seconds)::numeric) END AS rows_per_second,
-		CASE WHEN s.moving AND s.percent > 0 AND s.percent < 100
+		CASE WHEN s.seconds > 0 THEN round((s.rows_done / s.seconds)::numeric) END AS rows_per_second,
+		CASE WHEN s.moving AND s.seconds >= 2 AND s.percent > 0 AND s.percent < 100
 			THEN date_trunc('second', clock_timestamp() + make_interval(secs => s.seconds * ((100 - s.percent) / s.percent)::float8)) END AS eta,
 		s.throttled_by,
 		_dualwrite.bar(s.percent) AS bar
@@ -146,7 +146,7 @@ CREATE VIEW dualwrite.progress AS
 		SELECT g.name AS migration, m.old_table, m.new_table, m.ordinal, 'backfill' AS stage, p.rows_done, p.rows_total,
 			CASE WHEN p.finished THEN 100
 				ELSE trim_scale(round(least(100.0 * p.blocks_done / nullif(p.blocks, 0), 99.9), 1)) END AS percent,
-			extract(epoch FROM p.updated_at - p.started_at)::float8 AS seconds,
+			extract(epoch FROM CASE WHEN p.finished THEN p.updated_at ELSE clock_timestamp() END - p.started_at)::float8 AS seconds,
 			NOT g.paused AND NOT p.finished AND p.updated_at > clock_timestamp() - interval '1 minute' AS moving,
 			p.throttled_by
 		FROM _dualwrite.migration g
@@ -155,7 +155,7 @@ CREATE VIEW dualwrite.progress AS
 		WHERE g.phase = 'backfill'
 		UNION ALL
 		SELECT g.name, m.old_table, m.new_table, m.ordinal, 'reconcile', p.rows_compared, p.rows_total, trim_scale(p.percent),
-			extract(epoch FROM p.updated_at - p.started_at)::float8,
+			extract(epoch FROM CASE WHEN p.finished THEN p.updated_at ELSE clock_timestamp() END - p.started_at)::float8,
 			NOT g.paused AND p.steady AND p.updated_at > clock_timestamp() - interval '1 minute',
 			'{}'::text[]
 		FROM _dualwrite.migration g
@@ -303,7 +303,7 @@ COMMENT ON COLUMN dualwrite.progress.rows_done IS 'rows of the old table read, o
 COMMENT ON COLUMN dualwrite.progress.rows_total IS 'rows there are to do, estimated; NULL when there is nothing to estimate from';
 COMMENT ON COLUMN dualwrite.progress.percent IS 'share done; of a comparison, the old side counts as one half';
 COMMENT ON COLUMN dualwrite.progress.rows_per_second IS 'rows a second since it began';
-COMMENT ON COLUMN dualwrite.progress.eta IS 'when it will be finished at this speed; NULL when it stands still or nobody can know';
+COMMENT ON COLUMN dualwrite.progress.eta IS 'when it will be finished at this speed; NULL when it stands still, has only just begun, or nobody can know';
 COMMENT ON COLUMN dualwrite.progress.throttled_by IS 'signals that hold it back';
 COMMENT ON COLUMN dualwrite.progress.bar IS 'the percentage as a picture';
 

@@ -152,7 +152,7 @@ ask_for_help(const DwMigration *migration)
 	int64		heaps;
 	bool		isnull;
 
-	if (processes <= 1 || next > GetCurrentTimestamp())
+	if (processes <= 1 || dw_shared()->crowded || next > GetCurrentTimestamp())
 		return;
 	next = in_ms(HOLD_BACK_MS);
 	dw_sql_begin(&sql);

@@ -184,6 +184,8 @@ waiting_state(const DwWorkerSlot *slot, bool crowded)
 		return "no free process";
 	if (slot->failures > 0)
 		return "restarting";
+	if (slot->due > GetCurrentTimestamp())
+		return "waiting";
 	return crowded ? "waiting for a process" : "starting";
 }
 

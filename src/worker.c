@@ -33,6 +33,8 @@
 #define DATABASE_CHECK_MS	2000
 /* A worker that leaves for others' sake comes back no sooner. */
 #define YIELD_MS			1000
+/* Where there are more migrations with work than processes, a busy worker gives way after this. */
+#define TURN_MS				30000
 
 static bool wake_at_commit = false;
 static bool first_commit = true;	/* of this session, since the library was loaded */
@@ -249,6 +251,23 @@ check_database(DwShared *shared, TimestampTz next)
 	checked_at = GetCurrentTimestamp();
 }
 
+/* Others wait for a process to be free: has this one had its share? */
+static void
+check_crowd(DwShared *shared, int number)
+{
+	static TimestampTz began = 0;
+
+	if (began == 0)
+		began = GetCurrentTimestamp();
+	if (!shared->crowded)
+		return;
+	/* a helper is not missed, and will be asked for again */
+	if (number > 0 && dw_slot_finish(shared))
+		proc_exit(0);
+	if (number == 0 && TimestampDifferenceExceeds(began, GetCurrentTimestamp(), TURN_MS))
+		leave(shared, 0);
+}
+
 /* Wait outside of any transaction: until the time, until woken, until the configuration changes. */
 static void
 wait_for_work(DwShared *shared, TimestampTz next)
@@ -302,7 +321,10 @@ work(DwShared *shared, int32 migration_id, int number)
 				return;
 		}
 		else
+		{
+			check_crowd(shared, number);
 			wait_for_work(shared, next);
+		}
 	}
 }
 
