@@ -16,6 +16,7 @@
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
+#include "utils/guc.h"
 
 /* Advisory locks of users have 1 or 2 here. */
 #define DW_LOCK_CLASS 0x6477
@@ -35,6 +36,17 @@ dw_drift_lock(int32 mapping_id, bool wait)
 
 	SET_LOCKTAG_ADVISORY(tag, MyDatabaseId, (uint32) mapping_id, 0, DW_LOCK_CLASS);
 	return LockAcquire(&tag, ExclusiveLock, false, !wait) != LOCKACQUIRE_NOT_AVAIL;
+}
+
+/*
+ * The list is usually empty, and may have millions of rows a minute later: a plan made for the empty one and kept would
+ * read all of it for each key.
+ */
+static void
+begin_by_index(DwSql *sql)
+{
+	dw_sql_begin(sql);
+	(void) set_config_option("enable_seqscan", "off", PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
 }
 
 /* Arrays for unnest, one element a difference. */
@@ -182,7 +194,7 @@ dw_drift_unseen(int32 mapping_id, int64 pass, Jsonb *after, int limit)
 	List	   *keys;
 	DwSql		sql;
 
-	dw_sql_begin(&sql);
+	begin_by_index(&sql);
 	keys = key_list(&sql, dw_sql("SELECT key FROM _dualwrite.drift WHERE mapping_id = $1 AND state IN ('open', 'ignored')"
 								 " AND last_pass <> $2 AND ($3::jsonb IS NULL OR key > $3) ORDER BY key LIMIT $4",
 								 4, (DwArg[]) {DW_INT4(mapping_id), DW_INT8(pass), DW_JSONB(after), DW_INT4(limit)}));
@@ -196,7 +208,7 @@ dw_drift_list(int32 mapping_id, int64 pass, Jsonb *after, int limit)
 	List	   *keys;
 	DwSql		sql;
 
-	dw_sql_begin(&sql);
+	begin_by_index(&sql);
 	keys = key_list(&sql, dw_sql("SELECT key FROM _dualwrite.drift WHERE mapping_id = $1 AND state IN ('open', 'ignored')"
 								 " AND state = 'open' AND ($2 = 0 OR last_pass = $2) AND ($3::jsonb IS NULL OR key > $3)"
 								 " ORDER BY key LIMIT $4",
@@ -217,7 +229,7 @@ dw_drift_gone(int32 mapping_id, List *keys)
 		values[n++] = PointerGetDatum(lfirst(lc));
 	if (n == 0)
 		return;
-	dw_sql_begin(&sql);
+	begin_by_index(&sql);
 	dw_sql("UPDATE _dualwrite.drift SET state = 'gone', closed_at = clock_timestamp()"
 		   " WHERE mapping_id = $1 AND key = ANY ($2) AND state IN ('open', 'ignored')",
 		   2, (DwArg[]) {DW_INT4(mapping_id), array_arg(JSONBOID, values, NULL, n)});
@@ -231,7 +243,7 @@ dw_drift_repaired(DwCompiled *compiled, const DwDifference *overwritten)
 	bool		with_values = dw_setting_bool(compiled->migration_id, "drift_values");
 	DwSql		sql;
 
-	dw_sql_begin(&sql);
+	begin_by_index(&sql);
 	dw_sql("WITH known AS ("
 		   "UPDATE _dualwrite.drift SET state = 'repaired', closed_at = clock_timestamp(), reason = NULL,"
 		   "  kind = $3, columns = $4, old_values = $5, new_values = $6"
@@ -254,7 +266,7 @@ dw_drift_failed(int32 mapping_id, Jsonb *key, const char *message)
 {
 	DwSql		sql;
 
-	dw_sql_begin(&sql);
+	begin_by_index(&sql);
 	dw_sql("UPDATE _dualwrite.drift SET reason = $3 WHERE mapping_id = $1 AND key = $2 AND state IN ('open', 'ignored')",
 		   3, (DwArg[]) {DW_INT4(mapping_id), DW_JSONB(key), DW_TEXT(message)});
 	dw_sql_end(&sql);
@@ -266,7 +278,7 @@ dw_drift_ignore(int32 mapping_id, Jsonb *key, const char *reason)
 	uint64		found;
 	DwSql		sql;
 
-	dw_sql_begin(&sql);
+	begin_by_index(&sql);
 	found = dw_sql("UPDATE _dualwrite.drift SET state = 'ignored', reason = $3"
 				   " WHERE mapping_id = $1 AND key = $2 AND state IN ('open', 'ignored')",
 				   3, (DwArg[]) {DW_INT4(mapping_id), DW_JSONB(key), DW_TEXT(reason)});

@@ -18,7 +18,7 @@ extern void dw_reconcile_request(const DwMigration *migration);
 extern bool dw_repair_key(const DwMigration *migration, DwCompiled *compiled, const DwKey *key, bool dry_run);
 
 /* What gates and status ask.  clean_pass: a full pass of every mapping began and ended in this epoch and found nothing. */
-extern int64 dw_drift_open(int32 migration_id);	/* -1 before the first pass of this epoch */
+extern int64 dw_drift_open(int32 migration_id);	/* -1: none is known, and no pass of this epoch has ended yet */
 extern bool dw_reconcile_clean_pass(const DwMigration *migration, TimestampTz *finished_at);
 
 #endif							/* DW_RECONCILE_H */

@@ -60,9 +60,9 @@ give_up(const char *why)
 	ereport(ERROR, (errcode(ERRCODE_LOCK_NOT_AVAILABLE), errmsg_internal("%s", why)));
 }
 
-/* true: it was, or would be, written. */
+/* true: it was, or would be, written.  A key that agrees by now is added to agreeing. */
 static bool
-repair_one(DwRepair *repair, DwCompare *compare, Jsonb *json)
+repair_one(DwRepair *repair, DwCompare *compare, Jsonb *json, List **agreeing)
 {
 	DwCompiled *compiled = dw_compare_compiled(compare);
 	DwFlow	   *flow = &compiled->flow[DW_TRUTH_DIRECTION(repair->migration->phase)];
@@ -75,8 +75,7 @@ repair_one(DwRepair *repair, DwCompare *compare, Jsonb *json)
 	found = dw_compare_key(compare, &key, true);
 	if (found == NULL)
 	{
-		if (!repair->dry_run)
-			dw_drift_gone(compiled->mapping_id, list_make1(json));
+		*agreeing = lappend(*agreeing, json);
 		return false;
 	}
 	if (!repair->dry_run)
@@ -106,6 +105,7 @@ work_group(void *arg)
 {
 	GroupWork  *work = arg;
 	DwCompare  *compare = dw_compare_open(work->repair->mapping_id);
+	List	   *agreeing = NIL;
 
 	work->done = 0;
 	if (compare == NULL)
@@ -113,9 +113,11 @@ work_group(void *arg)
 	for (int i = work->from; i < work->from + work->count; i++)
 	{
 		CHECK_FOR_INTERRUPTS();
-		work->done += repair_one(work->repair, compare, list_nth(work->keys, i));
+		work->done += repair_one(work->repair, compare, list_nth(work->keys, i), &agreeing);
 	}
 	dw_compare_close(compare);
+	if (!work->repair->dry_run)
+		dw_drift_gone(work->repair->mapping_id, agreeing);
 }
 
 static bool
