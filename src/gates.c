@@ -309,7 +309,8 @@ check_drift(const DwMigration *migration, DwGate *gate)
 	int64		compared;
 	int64		differ;
 
-	gate->passed = open == 0;
+	/* before the first comparison it is the reconcile gate that is not met, where the rung has one */
+	gate->passed = open == 0 || (open < 0 && migration->phase < DW_PHASE_CUTOVER);
 	gate->detail = open < 0 ? pstrdup("not known before the first comparison has ended") :
 		psprintf(INT64_FORMAT " open, 0 allowed", open);
 	gate->next_step = pstrdup("wait: a comparison has to end");

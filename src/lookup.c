@@ -123,6 +123,22 @@ init_scankey(DwLookup *lookup, DwLeaf *leaf)
 	}
 }
 
+/* The leaf's part of the root's index, however many levels of partitions are between them; InvalidOid without one. */
+static Oid
+leaf_index(Relation leaf, Oid root_index)
+{
+	List	   *indexes = RelationGetIndexList(leaf);
+	Oid			result = InvalidOid;
+	ListCell   *lc;
+
+	foreach(lc, indexes)
+		if (get_rel_relispartition(lfirst_oid(lc)) &&
+			list_member_oid(get_partition_ancestors(lfirst_oid(lc)), root_index))
+			result = lfirst_oid(lc);
+	list_free(indexes);
+	return result;
+}
+
 DwLeaf *
 dw_lookup_leaf(DwLookup *lookup, Oid relid)
 {
@@ -139,7 +155,7 @@ dw_lookup_leaf(DwLookup *lookup, Oid relid)
 	leaf = palloc0(sizeof(DwLeaf));
 	leaf->relid = relid;
 	leaf->rel = table_open(relid, lookup->lock);
-	index = lookup->partitioned ? index_get_partition(leaf->rel, lookup->shape->index) : lookup->shape->index;
+	index = lookup->partitioned ? leaf_index(leaf->rel, lookup->shape->index) : lookup->shape->index;
 	if (!OidIsValid(index))
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),

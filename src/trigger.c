@@ -11,6 +11,7 @@
 #include "postgres.h"
 
 #include "apply.h"
+#include "locks.h"
 #include "mirror.h"
 
 #include "access/htup_details.h"
@@ -205,6 +206,7 @@ mirror_as_new(DwTable *table, const DwRowEvent *event)
 			continue;
 		if (!compiled->filled)
 			refuse_while_refilling(compiled);
+		dw_note_new_side_writer(compiled->migration_id);
 		dw_mirror_row(&compiled->flow[DW_REVERSE], event);
 	}
 }
