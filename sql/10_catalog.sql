@@ -179,3 +179,5 @@ SELECT pg_catalog.pg_extension_config_dump('_dualwrite.mapping_column',
 SELECT pg_catalog.pg_extension_config_dump('_dualwrite.setting', '');
 SELECT pg_catalog.pg_extension_config_dump('_dualwrite.event', '');
 SELECT pg_catalog.pg_extension_config_dump('_dualwrite.event_id_seq', '');
+SELECT pg_catalog.pg_extension_config_dump('_dualwrite.read_view',
+	'WHERE EXISTS (SELECT FROM pg_catalog.pg_class WHERE oid = view) AND mapping_id IN (SELECT id FROM _dualwrite.mapping WHERE EXISTS (SELECT FROM pg_catalog.pg_class WHERE oid = old_table) AND EXISTS (SELECT FROM pg_catalog.pg_class WHERE oid = new_table))');
