@@ -4,6 +4,7 @@
 #include "postgres.h"
 
 #include "absorb.h"
+#include "nesting.h"
 
 #include "access/xact.h"
 #include "utils/memutils.h"
@@ -24,6 +25,7 @@ dw_try(void (*work) (void *arg), void *arg, bool undo, bool (*absorbs) (int sqls
 	MemoryContext context = CurrentMemoryContext;
 	ResourceOwner owner = CurrentResourceOwner;
 	ErrorData  *volatile edata = NULL;
+	int			nesting = dw_nesting();
 
 	BeginInternalSubTransaction(NULL);
 	MemoryContextSwitchTo(context);
@@ -42,6 +44,7 @@ dw_try(void (*work) (void *arg), void *arg, bool undo, bool (*absorbs) (int sqls
 		FlushErrorState();
 		/* even when the error goes on: whoever catches it knows nothing of our subtransaction */
 		RollbackAndReleaseCurrentSubTransaction();
+		dw_nesting_set(nesting);
 	}
 	PG_END_TRY();
 	MemoryContextSwitchTo(context);

@@ -6,6 +6,7 @@
 #include "apply.h"
 #include "apply_heap.h"
 #include "apply_spi.h"
+#include "nesting.h"
 #include "owner.h"
 
 #include "commands/trigger.h"
@@ -50,6 +51,7 @@ begin_row(DwTarget *target, DwOwnerScope *scope)
 	MemoryContextReset(target->row_context);
 	if (target->lookup != NULL)
 		ResetPerTupleExprContext(target->lookup->estate);
+	dw_nesting_enter();
 	dw_owner_enter(scope, target->flow->target_owner, false);
 	return MemoryContextSwitchTo(target->row_context);
 }
@@ -59,6 +61,7 @@ end_row(DwOwnerScope *scope, MemoryContext old)
 {
 	MemoryContextSwitchTo(old);
 	dw_owner_leave(scope);
+	dw_nesting_leave();
 }
 
 DwApplied

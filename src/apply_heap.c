@@ -35,7 +35,7 @@ typedef struct DirectTarget
 {
 	ExprState **defaults;		/* by target column; NULL: null, or written by the mapping */
 	ExprState **column_defaults;	/* of columns that the mapping writes, for owners that are not us; filled on demand */
-	bool		speculative;	/* the backfill may be inserting the same key */
+	bool		speculative;	/* the backfill, or a writer of the target, may be at the same key */
 } DirectTarget;
 
 static ExprState *
@@ -65,7 +65,7 @@ direct_open(DwTarget *target)
 	target->lookup = dw_lookup_open(flow->target_key, RowExclusiveLock);
 	rel = target->lookup->root;
 	dw_set_written_columns(target->lookup->estate, flow->inserted);
-	direct->speculative = !flow->compiled->filled;
+	direct->speculative = !flow->compiled->filled || flow->compiled->phase >= DW_PHASE_READ_SWITCH;
 	direct->defaults = palloc0(sizeof(ExprState *) * RelationGetNumberOfAttributes(rel));
 	direct->column_defaults = NULL;
 	for (int i = 0; i < RelationGetNumberOfAttributes(rel); i++)
@@ -94,9 +94,19 @@ fires(const Trigger *trigger)
 	return trigger->tgenabled == TRIGGER_FIRES_ON_REPLICA || trigger->tgenabled == TRIGGER_FIRES_ALWAYS;
 }
 
-/* The copy that InitResultRelInfo made is ours to change; which kinds of triggers there are is worked out anew. */
+/* Are errors of this flow kept from the application?  Then no check may be left to its commit. */
+static bool
+checks_at_once(const DwFlow *flow)
+{
+	return flow->direction == DW_FORWARD && (flow->compiled->queue_errors || flow->compiled->early_children);
+}
+
+/*
+ * The copy that InitResultRelInfo made is ours to change; which kinds of triggers there are is worked out anew.  at_once:
+ * deferrable checks are made now, for these writes only (SET CONSTRAINTS goes by name, and would reach the application's).
+ */
 static void
-filter_triggers(ResultRelInfo *rri)
+filter_triggers(ResultRelInfo *rri, bool at_once)
 {
 	TriggerDesc *triggers = rri->ri_TrigDesc;
 	bool		any = false;
@@ -120,6 +130,8 @@ filter_triggers(ResultRelInfo *rri)
 			continue;
 		}
 		trigger->tgenabled = TRIGGER_FIRES_ALWAYS;
+		if (at_once)
+			trigger->tgdeferrable = trigger->tginitdeferred = false;
 		if (!TRIGGER_FOR_ROW(trigger->tgtype))
 			continue;
 		any = true;
@@ -143,7 +155,7 @@ dw_leaf_open_for_write(DwTarget *target, DwLeaf *leaf)
 		return;
 	old = MemoryContextSwitchTo(target->lookup->context);
 	ExecOpenIndices(leaf->rri, true);
-	filter_triggers(leaf->rri);
+	filter_triggers(leaf->rri, checks_at_once(target->flow));
 	leaf->writable = true;
 	MemoryContextSwitchTo(old);
 }

@@ -227,6 +227,7 @@ run(DwTarget *target, SPIPlanPtr plan, int ncolumns, const AttrNumber *columns, 
 	int			nkey = key ? target->flow->target_key->ncolumns : 0;
 	Datum	   *values = palloc(sizeof(Datum) * (ncolumns + nkey + 1));
 	char	   *nulls = palloc(ncolumns + nkey + 1);
+	Oid			outer = writing;
 	int			rc;
 
 	for (int i = 0; i < ncolumns; i++)
@@ -247,7 +248,7 @@ run(DwTarget *target, SPIPlanPtr plan, int ncolumns, const AttrNumber *columns, 
 	}
 	PG_FINALLY();
 	{
-		writing = InvalidOid;
+		writing = outer;
 	}
 	PG_END_TRY();
 	if (rc < 0)

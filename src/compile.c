@@ -10,6 +10,7 @@
 
 #include "expression.h"
 #include "mapping.h"
+#include "nesting.h"
 #include "owner.h"
 #include "settings.h"
 
@@ -50,7 +51,7 @@ typedef struct ScopeColumn
 
 struct DwProjection
 {
-	ExprContext *context[2];	/* taken in turn, so that two images can be held together */
+	ExprContext *context[DW_MAX_NESTING][2];	/* taken in turn, so that two images can be held together */
 	int			turn;
 	ProjectionInfo *info;
 	ExprState  *filter;			/* forward only; NULL without one */
@@ -65,7 +66,7 @@ struct DwProjection
 typedef struct DwKeyMap
 {
 	const DwKeyShape *from;
-	ExprContext *context;
+	ExprContext *context[DW_MAX_NESTING];
 	TupleTableSlot *row;		/* a source row of which only the key is known */
 	int			ncolumns;
 	ExprState  *expression[INDEX_MAX_KEYS];
@@ -74,6 +75,28 @@ typedef struct DwKeyMap
 	bool		user_code;
 	Oid			owner;			/* of the source */
 } DwKeyMap;
+
+/* The context for this depth, made when it is first needed, in the mapping's memory. */
+static ExprContext *
+own_context(ExprContext **slot, MemoryContext memory)
+{
+	if (*slot == NULL)
+	{
+		MemoryContext old = MemoryContextSwitchTo(memory);
+
+		*slot = CreateStandaloneExprContext();
+		MemoryContextSwitchTo(old);
+	}
+	return *slot;
+}
+
+static ExprContext *
+projection_context(DwFlow *flow)
+{
+	DwProjection *projection = flow->projection;
+
+	return own_context(&projection->context[dw_nesting()][projection->turn], flow->compiled->context);
+}
 
 static void
 altered(const DwMapping *mapping, const char *what, const char *name)
@@ -315,7 +338,7 @@ compile_scope(DwFlow *reverse, const DwMapping *mapping, Relation old_table, Rel
 		att = TupleDescAttr(RelationGetDescr(new_table), scope->column - 1);
 		node = plan_expression(column->expression, old_table, att, &parsed);
 		state = ExecInitExpr((Expr *) node, NULL);
-		scope->value = ExecEvalExprSwitchContext(state, projection->context[0], &scope->isnull);
+		scope->value = ExecEvalExprSwitchContext(state, projection_context(reverse), &scope->isnull);
 		if (!scope->isnull)
 			scope->value = datumCopy(scope->value, att->attbyval, att->attlen);
 		scope->collation = att->attcollation;
@@ -345,8 +368,6 @@ compile_flow(DwCompiled *compiled, DwDirection direction, Relation source, Relat
 	flow->target_desc = CreateTupleDescCopyConstr(RelationGetDescr(target));
 	flow->owns_target = (mapping->owns & (direction == DW_FORWARD ? DW_OWNS_NEW : DW_OWNS_OLD)) != 0;
 	flow->projection = projection;
-	projection->context[0] = CreateStandaloneExprContext();
-	projection->context[1] = CreateStandaloneExprContext();
 
 	tlist = compile_columns(flow, mapping, source, target, &sought);
 	compile_filter(flow, mapping, source);
@@ -359,7 +380,7 @@ compile_flow(DwCompiled *compiled, DwDirection direction, Relation source, Relat
 		MemoryContextRegisterResetCallback(compiled->context, callback);
 		prepare_statement(flow, sought);
 	}
-	projection->info = ExecBuildProjectionInfo(tlist, projection->context[0],
+	projection->info = ExecBuildProjectionInfo(tlist, projection_context(flow),
 											   MakeSingleTupleTableSlot(flow->target_desc, &TTSOpsVirtual),
 											   NULL, NULL);
 	compiled->user_code |= projection->user_code;
@@ -404,7 +425,6 @@ compile_key_map(DwCompiled *compiled, DwDirection direction, Relation source, Re
 
 	map->from = flow->source_key;
 	map->owner = flow->source_owner;
-	map->context = CreateStandaloneExprContext();
 	map->row = MakeSingleTupleTableSlot(flow->source_desc, &TTSOpsVirtual);
 	foreach(lc, target_names)
 	{
@@ -430,38 +450,6 @@ static bool
 has_references(Relation new_table)
 {
 	return new_table->rd_rel->relkind != RELKIND_FOREIGN_TABLE && RelationGetFKeyList(new_table) != NIL;
-}
-
-static RangeVar *
-constraint_name(Oid constraint)
-{
-	HeapTuple	tuple = SearchSysCache1(CONSTROID, ObjectIdGetDatum(constraint));
-	Form_pg_constraint form;
-	RangeVar   *name;
-
-	if (!HeapTupleIsValid(tuple))
-		elog(ERROR, "cache lookup failed for constraint %u", constraint);
-	form = (Form_pg_constraint) GETSTRUCT(tuple);
-	name = makeRangeVar(get_namespace_name(form->connamespace), pstrdup(NameStr(form->conname)), -1);
-	ReleaseSysCache(tuple);
-	return name;
-}
-
-/* Constraints of the new table, or of those that reference it, that are checked at commit unless told otherwise. */
-static List *
-deferred_constraints(Relation new_table)
-{
-	TriggerDesc *triggers = new_table->trigdesc;
-	List	   *constraints = NIL;
-
-	for (int i = 0; triggers != NULL && i < triggers->numtriggers; i++)
-	{
-		Trigger    *trigger = &triggers->triggers[i];
-
-		if (trigger->tginitdeferred && OidIsValid(trigger->tgconstraint))
-			constraints = lappend(constraints, constraint_name(trigger->tgconstraint));
-	}
-	return constraints;
 }
 
 static void
@@ -505,7 +493,6 @@ dw_compile(const DwMapping *mapping, const DwMigration *migration, MemoryContext
 	compile_key_map(compiled, DW_FORWARD, old_table, new_table, mapping->key_columns);
 	compile_key_map(compiled, DW_REVERSE, new_table, old_table, mapping->old_key_columns);
 	compiled->early_children = !compiled->filled && has_references(new_table);
-	compiled->deferred = deferred_constraints(new_table);
 	dw_owner_leave(&scope);
 
 	table_close(new_table, NoLock);
@@ -542,7 +529,7 @@ bool
 dw_in_mapping(DwFlow *flow, TupleTableSlot *source)
 {
 	DwProjection *projection = flow->projection;
-	ExprContext *econtext = projection->context[projection->turn];
+	ExprContext *econtext = projection_context(flow);
 	DwOwnerScope scope;
 	bool		result;
 
@@ -613,7 +600,7 @@ bool
 dw_project(DwFlow *flow, TupleTableSlot *source, TupleTableSlot *out, Snapshot snapshot)
 {
 	DwProjection *projection = flow->projection;
-	ExprContext *econtext = projection->context[projection->turn];
+	ExprContext *econtext = projection_context(flow);
 	DwOwnerScope scope;
 	bool		result;
 
@@ -650,7 +637,7 @@ out_of_range(Oid cast, Datum value)
 
 /* The expressions of the target key over map->row. */
 static bool
-evaluate_key(DwKeyMap *map, DwKey *target_key)
+evaluate_key(DwKeyMap *map, ExprContext *econtext, DwKey *target_key)
 {
 	for (int i = 0; i < map->ncolumns; i++)
 	{
@@ -659,7 +646,7 @@ evaluate_key(DwKeyMap *map, DwKey *target_key)
 		if (map->narrowed_from[i] != 0 &&
 			out_of_range(map->narrowed_by[i], map->row->tts_values[map->narrowed_from[i] - 1]))
 			return false;
-		target_key->values[i] = ExecEvalExprSwitchContext(map->expression[i], map->context, &isnull);
+		target_key->values[i] = ExecEvalExprSwitchContext(map->expression[i], econtext, &isnull);
 		if (isnull)
 			return false;
 	}
@@ -688,13 +675,14 @@ bool
 dw_key_across(DwFlow *flow, const DwKey *source_key, DwKey *target_key)
 {
 	DwKeyMap   *map = flow->compiled->key_map[flow->direction];
+	ExprContext *econtext = own_context(&map->context[dw_nesting()], flow->compiled->context);
 	TupleTableSlot *row = map->row;
 	DwOwnerScope scope;
 	bool		result;
 
 	if (!key_in_scope(flow, source_key))
 		return false;
-	ResetExprContext(map->context);
+	ResetExprContext(econtext);
 	ExecClearTuple(row);
 	memset(row->tts_isnull, true, row->tts_tupleDescriptor->natts * sizeof(bool));
 	for (int i = 0; i < map->from->ncolumns; i++)
@@ -703,12 +691,12 @@ dw_key_across(DwFlow *flow, const DwKey *source_key, DwKey *target_key)
 		row->tts_isnull[map->from->columns[i] - 1] = false;
 	}
 	ExecStoreVirtualTuple(row);
-	map->context->ecxt_scantuple = row;
+	econtext->ecxt_scantuple = row;
 	if (!map->user_code)
-		return evaluate_key(map, target_key);
+		return evaluate_key(map, econtext, target_key);
 
 	dw_owner_enter(&scope, map->owner, true);
-	result = evaluate_key(map, target_key);
+	result = evaluate_key(map, econtext, target_key);
 	dw_owner_leave(&scope);
 	return result;
 }

@@ -62,7 +62,6 @@ typedef struct DwCompiled
 	bool		queue_errors;	/* forward mirrors queue what fails: shadow, or mirror_on_error = queue */
 	bool		discard;		/* shadow_discard: forward mirrors are tried and undone */
 	bool		broken;			/* shadow only: it does not compile, and the application must not notice */
-	List	   *deferred;		/* of RangeVar: initially deferred constraints that writes to the new table may violate */
 	bool		early_children;	/* new rows may reference rows that are still to be backfilled: that much is queued */
 	DwKeyShape	old_key;
 	DwKeyShape	new_key;

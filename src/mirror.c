@@ -13,6 +13,7 @@
 
 #include "absorb.h"
 #include "mirror.h"
+#include "nesting.h"
 #include "postpone.h"
 #include "propagate.h"
 #include "statement.h"
@@ -28,6 +29,7 @@
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/rel.h"
+#include "utils/rls.h"
 
 /* Keys that a statement puts off before they are settled without waiting for its end, some 5 MB and 50 MB of them. */
 #define MAX_POSTPONED	10000
@@ -81,7 +83,10 @@ xact_callback(XactEvent event, void *arg)
 {
 	(void) arg;
 	if (event == XACT_EVENT_COMMIT || event == XACT_EVENT_ABORT || event == XACT_EVENT_PREPARE)
+	{
 		last_inserts = NIL;
+		dw_nesting_set(0);
+	}
 }
 
 /* Values of key columns of a row; the key columns of a source are NOT NULL. */
@@ -317,7 +322,8 @@ rethrow_with_context(DwFlow *flow, const DwKey *source_key)
 					   mapping->old_name, mapping->new_name,
 					   dw_error_is_absorbable(edata->sqlerrcode) ? describe_key(flow, source_key) : "not shown");
 	edata->context = edata->context ? psprintf("%s\n%s", context, edata->context) : context;
-	if (pg_class_aclcheck(flow->target, GetUserId(), ACL_SELECT) != ACLCHECK_OK)
+	if (pg_class_aclcheck(flow->target, GetUserId(), ACL_SELECT) != ACLCHECK_OK ||
+		check_enable_rls(flow->target, InvalidOid, true) == RLS_ENABLED)
 		edata->detail = NULL;
 	if (edata->hint == NULL && dw_error_is_absorbable(edata->sqlerrcode) && flow->direction == DW_FORWARD)
 		edata->hint = psprintf("SELECT dualwrite.configure('%s', 'mirror_on_error', 'queue') lets the statement succeed and queues the key.",
@@ -333,21 +339,29 @@ mirror_guarded(DwStatement *statement, DwFlow *flow, const DwKey *source_key, Mi
 {
 	ResourceOwner saved = CurrentResourceOwner;
 	MemoryContext context = CurrentMemoryContext;
+	int			nesting = dw_nesting();
+	Oid			writer;
+	int			sec_context;
 	instr_time	start;
 	instr_time	elapsed;
 	DwCounter	counter = DW_COUNT_SKIPPED;
 
+	GetUserIdAndSecContext(&writer, &sec_context);
 	INSTR_TIME_SET_CURRENT(start);
 	PG_TRY();
 	{
 		CurrentResourceOwner = statement->owner;
+		statement->busy = true;
 		counter = work(statement, flow, arg);
+		statement->busy = false;
 		CurrentResourceOwner = saved;
 	}
 	PG_CATCH();
 	{
 		CurrentResourceOwner = saved;
 		MemoryContextSwitchTo(context);
+		SetUserIdAndSecContext(writer, sec_context);
+		dw_nesting_set(nesting);
 		INSTR_TIME_SET_ZERO(elapsed);
 		dw_stats_count(flow->compiled->mapping_id, flow->direction, DW_COUNT_FAILED, elapsed);
 		rethrow_with_context(flow, source_key);

@@ -18,7 +18,6 @@
 
 #include "access/xact.h"
 #include "commands/trigger.h"
-#include "nodes/parsenodes.h"
 #include "utils/snapmgr.h"
 
 bool
@@ -51,23 +50,6 @@ typedef struct Settling
 	List	   *keys;			/* of DwPostponed */
 } Settling;
 
-/*
- * A check that is deferred to the commit of the application could no longer be absorbed.  Only constraints of the new
- * side are meant, which nobody but us writes in the phases in which errors are absorbed.
- */
-static void
-check_at_once(DwFlow *flow)
-{
-	ConstraintsSetStmt *immediate;
-
-	if (flow->compiled->deferred == NIL)
-		return;
-	immediate = makeNode(ConstraintsSetStmt);
-	immediate->constraints = flow->compiled->deferred;
-	immediate->deferred = false;
-	AfterTriggerSetState(immediate);
-}
-
 static void
 settle(void *arg)
 {
@@ -76,6 +58,7 @@ settle(void *arg)
 	ListCell   *lc;
 
 	AfterTriggerBeginQuery();
+	statement->busy = true;
 	foreach(lc, settling->keys)
 	{
 		DwPostponed *postponed = lfirst(lc);
@@ -83,13 +66,15 @@ settle(void *arg)
 
 		if (flow == NULL)
 			continue;
-		if (flow->compiled->phase < DW_PHASE_READ_SWITCH)
-			check_at_once(flow);
 		if (postponed->moved)
 			dw_propagate_moves(statement, list_make1(postponed));
 		else
 			dw_propagate_key(statement, flow, &postponed->source_key);
 	}
+	statement->busy = false;
+	/* what follows these writes may have been put off in turn */
+	if (statement->postponed != NIL)
+		dw_postponed_settle(statement);
 	dw_statement_close(statement);
 	AfterTriggerEndQuery(NULL);
 }

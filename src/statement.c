@@ -33,7 +33,7 @@ dw_statement_find(void)
 {
 	DwStatement *top = statements == NIL ? NULL : linitial(statements);
 
-	return top != NULL && top->subid == GetCurrentSubTransactionId() ? top : NULL;
+	return top != NULL && top->subid == GetCurrentSubTransactionId() && !top->busy ? top : NULL;
 }
 
 DwStatement *

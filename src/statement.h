@@ -18,10 +18,14 @@ typedef struct DwPostponed
 	DwKey		source_key;		/* copied, as is from_key */
 } DwPostponed;
 
-/* One for each subtransaction in which mirrors have run since its last statement ended. */
+/*
+ * One for each subtransaction in which mirrors have run since its last statement ended, and a further one for what is
+ * written from within a mirrored write.
+ */
 typedef struct DwStatement
 {
 	SubTransactionId subid;
+	bool		busy;			/* being worked on: what a trigger of a target writes meanwhile has one of its own */
 	ResourceOwner owner;		/* of everything kept open */
 	MemoryContext context;
 	List	   *open;			/* private */
@@ -31,9 +35,9 @@ typedef struct DwStatement
 	List	   *moves;			/* of DwPostponed: rows whose key changed, when nothing is absorbed */
 } DwStatement;
 
-/* That of the current subtransaction, made when there is none. */
+/* That of the current subtransaction that is not busy, made when there is none. */
 extern DwStatement *dw_statement_get(void);
-/* That of the current subtransaction, or NULL. */
+/* The same, or NULL. */
 extern DwStatement *dw_statement_find(void);
 /* Opened on first use, closed with the statement.  The statement's resource owner must be current. */
 extern DwTarget *dw_statement_target(DwStatement *statement, DwFlow *flow);

@@ -13,6 +13,7 @@
 #include "apply.h"
 #include "locks.h"
 #include "mirror.h"
+#include "nesting.h"
 
 #include "access/htup_details.h"
 #include "access/xact.h"
@@ -142,6 +143,17 @@ is_moving(TupleTableSlot *slot)
 	return result;
 }
 
+/* A write from within a mirrored write finds the table's own slots in use. */
+static TupleTableSlot *
+in_root_layout(DwTable *table, TupleTableSlot *row, TupleTableSlot *slot)
+{
+	if (table->to_root == NULL || row == NULL)
+		return row;
+	if (dw_nesting() > 0)
+		slot = MakeSingleTupleTableSlot(table->to_root->outdesc, &TTSOpsVirtual);
+	return execute_attr_map_slot(table->to_root->attrMap, row, slot);
+}
+
 /* The event in the layout of the root. */
 static void
 describe_event(TriggerData *data, DwTable *table, DwRowEvent *event)
@@ -164,10 +176,8 @@ describe_event(TriggerData *data, DwTable *table, DwRowEvent *event)
 		event->stale = is_reborn(table, event->old_row);
 		event->moving = !event->stale && is_moving(event->old_row);
 	}
-	if (table->to_root != NULL && event->old_row != NULL)
-		event->old_row = execute_attr_map_slot(table->to_root->attrMap, event->old_row, table->root_slot_old);
-	if (table->to_root != NULL && event->new_row != NULL)
-		event->new_row = execute_attr_map_slot(table->to_root->attrMap, event->new_row, table->root_slot);
+	event->old_row = in_root_layout(table, event->old_row, table->root_slot_old);
+	event->new_row = in_root_layout(table, event->new_row, table->root_slot);
 }
 
 static void
