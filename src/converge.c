@@ -4,10 +4,17 @@
  * The source row is locked first, so that nobody can mirror an older or newer state of it past us.  Without a source row
  * there is nothing to lock, and an insert of that very key may be about to be mirrored: so the target row is locked, and
  * then the source looked up once more, without waiting; whoever inserts it now must wait for us at the target row.
+ *
+ * Several mappings may bring rows of one target into being (a union, shards seen from the other side).  A row that leaves
+ * one of them may be another's by then: before it is taken away, it is locked, and the others are asked.
  */
 #include "postgres.h"
 
 #include "converge.h"
+
+#include "access/table.h"
+#include "utils/rel.h"
+#include "utils/snapmgr.h"
 
 DwConverge *
 dw_converge_open(DwFlow *flow, bool wait)
@@ -27,6 +34,10 @@ dw_converge_open(DwFlow *flow, bool wait)
 void
 dw_converge_close(DwConverge *converge)
 {
+	ListCell   *lc;
+
+	foreach(lc, converge->siblings)
+		dw_converge_close(lfirst(lc));
 	dw_target_close(converge->target);
 	if (converge->source != NULL)
 		dw_lookup_close(converge->source);
@@ -46,31 +57,6 @@ from_applied(DwApplied applied)
 		default:
 			return DW_CONVERGED_WROTE;
 	}
-}
-
-/* No source row: take the target row away, unless a source row is coming. */
-static DwConverged
-remove_orphan(DwConverge *converge, const DwKey *source_key, const DwKey *target_key)
-{
-	DwTarget   *target = converge->target;
-	DwLeaf	   *leaf;
-
-	if (target->lookup != NULL)
-	{
-		switch (dw_lookup_lock(target->lookup, target_key, target->wait, true, &leaf))
-		{
-			case DW_FIND_NONE:
-				return DW_CONVERGED_ALREADY;
-			case DW_FIND_BUSY:
-				return DW_CONVERGED_BUSY;
-			case DW_FIND_FOUND:
-				break;
-		}
-	}
-	if (converge->foreign_source == NULL && source_key != NULL &&
-		dw_lookup_newest(converge->source, source_key, false, true, &leaf) != DW_FIND_NONE)
-		return DW_CONVERGED_BUSY;
-	return from_applied(dw_target_remove(target, target_key));
 }
 
 /* A row of another server is read, not locked: what changes it meanwhile is for the reconciliation to find. */
@@ -100,6 +86,146 @@ read_source(DwConverge *converge, const DwKey *source_key, bool *in_mapping)
 	return find;
 }
 
+/* Other flows into the same target that own its rows, under the same key, and are mirrored. */
+static List *
+sibling_flows(const DwFlow *flow)
+{
+	Relation	rel = table_open(flow->target, AccessShareLock);
+	DwTable    *table = dw_table_get(rel);
+	bool		forward = flow->direction == DW_FORWARD;
+	List	   *flows = NIL;
+	ListCell   *lc;
+
+	foreach(lc, forward ? table->as_new : table->as_old)
+	{
+		DwCompiled *other = lfirst(lc);
+		DwFlow	   *sibling = &other->flow[flow->direction];
+
+		if (other->mapping_id != flow->compiled->mapping_id && !other->broken && sibling->owns_target &&
+			other->phase >= (forward ? DW_PHASE_SHADOW : DW_PHASE_READ_SWITCH) && other->phase < DW_PHASE_COMPLETE &&
+			sibling->target_key->ncolumns == flow->target_key->ncolumns &&
+			memcmp(sibling->target_key->columns, flow->target_key->columns,
+				   sizeof(AttrNumber) * flow->target_key->ncolumns) == 0)
+			flows = lappend(flows, sibling);
+	}
+	table_close(rel, NoLock);
+	return flows;
+}
+
+bool
+dw_shares_target(const DwFlow *flow)
+{
+	return flow->owns_target && sibling_flows(flow) != NIL;
+}
+
+static List *
+siblings_of(DwConverge *converge)
+{
+	MemoryContext old;
+	ListCell   *lc;
+
+	if (converge->siblings_known)
+		return converge->siblings;
+	old = MemoryContextSwitchTo(converge->target->context);
+	foreach(lc, sibling_flows(converge->flow))
+		converge->siblings = lappend(converge->siblings, dw_converge_open(lfirst(lc), false));
+	MemoryContextSwitchTo(old);
+	converge->siblings_known = true;
+	return converge->siblings;
+}
+
+/* The sibling's source row is being written: what of it is committed? */
+static bool
+vouches_by_snapshot(DwConverge *sibling, const DwKey *source_key)
+{
+	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
+	DwLeaf	   *leaf;
+	bool		result = sibling->source != NULL &&
+		dw_lookup_visible(sibling->source, source_key, snapshot, &leaf) &&
+		dw_in_mapping(sibling->flow, dw_leaf_row(sibling->source, leaf));
+
+	UnregisterSnapshot(snapshot);
+	return result;
+}
+
+/*
+ * Nothing here waits: whoever writes the sibling's row is going to wait for us at the target row, which we hold, and then
+ * makes it what it should be.
+ */
+static bool
+takes_over(DwConverge *sibling, const DwKey *target_key)
+{
+	DwFlow	   *back = &sibling->flow->compiled->flow[1 - sibling->flow->direction];
+	DwKey		source_key;
+	bool		in_mapping = false;
+	DwFind		find;
+
+	if (!dw_key_across(back, target_key, &source_key))
+		return false;
+	find = read_source(sibling, &source_key, &in_mapping);
+	if (find == DW_FIND_BUSY)
+		return vouches_by_snapshot(sibling, &source_key);
+	if (find == DW_FIND_NONE || !in_mapping)
+		return false;
+	(void) dw_target_put(sibling->target, sibling->target->row);
+	return true;
+}
+
+bool
+dw_sibling_takes_over(DwConverge *converge, const DwKey *target_key)
+{
+	ListCell   *lc;
+
+	foreach(lc, siblings_of(converge))
+		if (takes_over(lfirst(lc), target_key))
+			return true;
+	return false;
+}
+
+/* Take the target row away, unless it is another mapping's by now. */
+static DwConverged
+remove_target(DwConverge *converge, const DwKey *target_key)
+{
+	DwTarget   *target = converge->target;
+	DwLeaf	   *leaf;
+
+	if (target->flow->owns_target && target->lookup != NULL && siblings_of(converge) != NIL)
+	{
+		DwFind		find = dw_lookup_lock(target->lookup, target_key, target->wait, true, &leaf);
+
+		if (find != DW_FIND_FOUND)
+			return find == DW_FIND_NONE ? DW_CONVERGED_ALREADY : DW_CONVERGED_BUSY;
+		if (dw_sibling_takes_over(converge, target_key))
+			return DW_CONVERGED_WROTE;
+	}
+	return from_applied(dw_target_remove(target, target_key));
+}
+
+/* No source row: take the target row away, unless a source row is coming. */
+static DwConverged
+remove_orphan(DwConverge *converge, const DwKey *source_key, const DwKey *target_key)
+{
+	DwTarget   *target = converge->target;
+	DwLeaf	   *leaf;
+
+	if (target->lookup != NULL)
+	{
+		switch (dw_lookup_lock(target->lookup, target_key, target->wait, true, &leaf))
+		{
+			case DW_FIND_NONE:
+				return DW_CONVERGED_ALREADY;
+			case DW_FIND_BUSY:
+				return DW_CONVERGED_BUSY;
+			case DW_FIND_FOUND:
+				break;
+		}
+	}
+	if (converge->foreign_source == NULL && source_key != NULL &&
+		dw_lookup_newest(converge->source, source_key, false, true, &leaf) != DW_FIND_NONE)
+		return DW_CONVERGED_BUSY;
+	return remove_target(converge, target_key);
+}
+
 static DwConverged
 converge_pair(DwConverge *converge, const DwKey *source_key, const DwKey *target_key)
 {
@@ -115,7 +241,7 @@ converge_pair(DwConverge *converge, const DwKey *source_key, const DwKey *target
 		return remove_orphan(converge, source_key, target_key);
 	if (in_mapping)
 		return from_applied(dw_target_put(converge->target, converge->target->row));
-	return from_applied(dw_target_remove(converge->target, target_key));
+	return remove_target(converge, target_key);
 }
 
 DwConverged

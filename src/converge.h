@@ -19,6 +19,8 @@ typedef struct DwConverge		/* a flow opened for converging: source look-up and t
 	DwLookup   *source;			/* NULL for a source on another server: */
 	DwTarget   *foreign_source;
 	DwTarget   *target;
+	List	   *siblings;		/* of DwConverge: other mappings that own rows of this target; opened when first needed */
+	bool		siblings_known;
 } DwConverge;
 
 /*
@@ -28,6 +30,10 @@ typedef struct DwConverge		/* a flow opened for converging: source look-up and t
 extern DwConverge *dw_converge_open(DwFlow *flow, bool wait);
 extern void dw_converge_close(DwConverge *converge);
 
+/* Do other mappings bring rows of this flow's target into being, so that one that leaves this mapping may be theirs? */
+extern bool dw_shares_target(const DwFlow *flow);
+/* Is the target row with this key that of another mapping?  Then it is made to agree with that one. */
+extern bool dw_sibling_takes_over(DwConverge *converge, const DwKey *target_key);
 /*
  * Lock the source row, read its newest version, make the target row equal to its mapping; without a source row, take the
  * target row away after a second look.  Idempotent.  Errors: those of the target's constraints.

@@ -147,20 +147,39 @@ counter_for(DwApplied applied)
 	}
 }
 
+/* The source row of this key has no counterpart (any more). */
+static DwCounter
+mirror_removal(DwStatement *statement, DwFlow *flow, const DwKey *source_key, bool truncated)
+{
+	DwKey		target_key;
+	DwApplied	applied;
+
+	if (!truncated && dw_statement_shares_target(statement, flow))
+	{
+		/* it may be another mapping's row by now, which converging finds out */
+		dw_propagate_key(statement, flow, source_key);
+		return DW_COUNT_DELETE;
+	}
+	if (!dw_key_across(flow, source_key, &target_key))
+		return DW_COUNT_SKIPPED;
+	applied = dw_target_remove(dw_statement_target(statement, flow), &target_key);
+	if (applied != DW_APPLIED_NOTHING)
+		dw_propagate_followers(statement, flow, source_key);
+	return counter_for(applied);
+}
+
 /* The new image, which is or is not the mapping's, becomes the target's row. */
 static DwCounter
 mirror_image(DwStatement *statement, DwFlow *flow, TupleTableSlot *row)
 {
 	DwTarget   *target = dw_statement_target(statement, flow);
-	DwApplied	applied = DW_APPLIED_NOTHING;
+	DwApplied	applied;
 	DwKey		source_key;
-	DwKey		target_key;
 
 	source_key_of(flow, row, &source_key);
-	if (dw_project(flow, row, target->row, NULL))
-		applied = dw_target_put(target, target->row);
-	else if (dw_key_across(flow, &source_key, &target_key))
-		applied = dw_target_remove(target, &target_key);
+	if (!dw_project(flow, row, target->row, NULL))
+		return mirror_removal(statement, flow, &source_key, false);
+	applied = dw_target_put(target, target->row);
 	if (applied != DW_APPLIED_NOTHING)
 		dw_propagate_followers(statement, flow, &source_key);
 	return counter_for(applied);
@@ -196,10 +215,10 @@ mirror_update(DwStatement *statement, DwFlow *flow, const DwRowEvent *event)
 	if (flow->compiled->filled || flow->direction == DW_REVERSE)
 	{
 		DwTarget   *target = dw_statement_target(statement, flow);
+		bool		was_in = dw_project(flow, event->old_row, target->old_row, NULL);
+		bool		is_in = dw_project(flow, event->new_row, target->row, NULL);
 
-		if (dw_project(flow, event->old_row, target->old_row, NULL) &&
-			dw_project(flow, event->new_row, target->row, NULL) &&
-			images_equal(flow, target->old_row, target->row))
+		if (was_in == is_in && (!is_in || images_equal(flow, target->old_row, target->row)))
 			return DW_COUNT_SKIPPED;
 	}
 	return mirror_image(statement, flow, event->new_row);
@@ -208,10 +227,7 @@ mirror_update(DwStatement *statement, DwFlow *flow, const DwRowEvent *event)
 static DwCounter
 mirror_delete(DwStatement *statement, DwFlow *flow, const DwRowEvent *event)
 {
-	DwTarget   *target = dw_statement_target(statement, flow);
-	DwApplied	applied = DW_APPLIED_NOTHING;
 	DwKey		source_key;
-	DwKey		target_key;
 
 	source_key_of(flow, event->old_row, &source_key);
 	if (event->moving)
@@ -219,11 +235,9 @@ mirror_delete(DwStatement *statement, DwFlow *flow, const DwRowEvent *event)
 		(void) dw_statement_postpone(statement, &statement->moving, flow, &source_key);
 		return DW_COUNT_SKIPPED;
 	}
-	if (dw_in_mapping(flow, event->old_row) && dw_key_across(flow, &source_key, &target_key))
-		applied = dw_target_remove(target, &target_key);
-	if (applied != DW_APPLIED_NOTHING)
-		dw_propagate_followers(statement, flow, &source_key);
-	return counter_for(applied);
+	if (!dw_in_mapping(flow, event->old_row))
+		return DW_COUNT_SKIPPED;
+	return mirror_removal(statement, flow, &source_key, event->truncated);
 }
 
 /* The other half of a move between partitions: take the oldest row of this mapping that is on its way. */
@@ -392,7 +406,7 @@ postpone_event(DwFlow *flow, const DwRowEvent *event)
 	if (event->new_row == NULL)
 	{
 		source_key_of(flow, event->old_row, &before);
-		dw_postpone(statement, flow, NULL, &before);
+		dw_postpone(statement, flow, NULL, &before)->truncated = event->truncated;
 		return;
 	}
 	source_key_of(flow, event->new_row, &after);

@@ -16,6 +16,7 @@ typedef struct DwRowEvent
 	TupleTableSlot *old_row;	/* NULL for INSERT */
 	TupleTableSlot *new_row;	/* NULL for DELETE */
 	bool		stale;			/* this transaction has written the row again since: its image is history */
+	bool		truncated;		/* about to be truncated: the source row is still there */
 	bool		moving;			/* DELETE half of an update that moves the row to another partition */
 } DwRowEvent;
 

@@ -27,13 +27,12 @@ dw_postpones(const DwFlow *flow)
 		(flow->compiled->queue_errors || flow->compiled->early_children || flow->compiled->mapping->queued);
 }
 
-void
+DwPostponed *
 dw_postpone(DwStatement *statement, DwFlow *flow, const DwKey *from, const DwKey *source_key)
 {
 	if (from != NULL)
-		(void) dw_statement_postpone_move(statement, &statement->postponed, flow, from, source_key);
-	else
-		(void) dw_statement_postpone(statement, &statement->postponed, flow, source_key);
+		return dw_statement_postpone_move(statement, &statement->postponed, flow, from, source_key);
+	return dw_statement_postpone(statement, &statement->postponed, flow, source_key);
 }
 
 static DwFlow *
@@ -68,6 +67,8 @@ settle(void *arg)
 			continue;
 		if (postponed->moved)
 			dw_propagate_moves(statement, list_make1(postponed));
+		else if (postponed->truncated)
+			dw_propagate_truncated(statement, flow, &postponed->source_key);
 		else
 			dw_propagate_key(statement, flow, &postponed->source_key);
 	}

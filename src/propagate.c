@@ -88,6 +88,30 @@ dw_propagate_followers(DwStatement *statement, DwFlow *flow, const DwKey *source
 		follow(statement, flow, &target_key);
 }
 
+/* Is the source row, which nobody else can be writing, one of the mapping's? */
+static bool
+is_in_mapping(DwStatement *statement, DwFlow *flow, const DwKey *source_key)
+{
+	DwLookup   *source = dw_statement_converge(statement, flow)->source;
+	DwLeaf	   *leaf;
+
+	return source == NULL || dw_lookup_newest(source, source_key, true, true, &leaf) != DW_FIND_FOUND ||
+		dw_in_mapping(flow, dw_leaf_row(source, leaf));
+}
+
+void
+dw_propagate_truncated(DwStatement *statement, DwFlow *flow, const DwKey *source_key)
+{
+	ResourceOwner saved = CurrentResourceOwner;
+	DwKey		target_key;
+
+	CurrentResourceOwner = statement->owner;
+	if (is_in_mapping(statement, flow, source_key) && dw_key_across(flow, source_key, &target_key) &&
+		dw_target_remove(dw_statement_target(statement, flow), &target_key) != DW_APPLIED_NOTHING)
+		dw_propagate_followers(statement, flow, source_key);
+	CurrentResourceOwner = saved;
+}
+
 static DwFlow *
 flow_of(const DwPostponed *postponed)
 {
@@ -108,7 +132,8 @@ move_row(DwStatement *statement, DwFlow *flow, const DwPostponed *move)
 	if (converge->source == NULL ||
 		dw_lookup_newest(converge->source, &move->source_key, true, true, &leaf) != DW_FIND_FOUND ||
 		!dw_project(flow, dw_leaf_row(converge->source, leaf), target->row, NULL) ||
-		!dw_key_across(flow, &move->from_key, &target_from))
+		!dw_key_across(flow, &move->from_key, &target_from) ||
+		(dw_statement_shares_target(statement, flow) && dw_sibling_takes_over(converge, &target_from)))
 		return false;
 	return dw_target_move(target, &target_from, target->row) != DW_APPLIED_NOTHING;
 }

@@ -8,6 +8,8 @@
 
 /* Converge; what another session is writing is waited for. */
 extern void dw_propagate_key(DwStatement *statement, DwFlow *flow, const DwKey *source_key);
+/* The source row is about to be truncated: what it has on the other side goes. */
+extern void dw_propagate_truncated(DwStatement *statement, DwFlow *flow, const DwKey *source_key);
 /*
  * Rows whose key changed (list of DwPostponed with a from key): target rows move, so that columns outside the mapping
  * stay with them; then both keys of each are converged, which settles whatever could not move, as in a swap.

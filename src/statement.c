@@ -23,6 +23,8 @@ typedef struct OpenFlow
 	DwConverge *converge;
 	List	   *followers;
 	bool		followers_known;
+	bool		shared;
+	bool		shared_known;
 } OpenFlow;
 
 static List *statements = NIL;	/* innermost subtransaction first */
@@ -118,6 +120,19 @@ dw_statement_followers(DwStatement *statement, DwFlow *flow)
 		MemoryContextSwitchTo(old);
 	}
 	return open->followers;
+}
+
+bool
+dw_statement_shares_target(DwStatement *statement, DwFlow *flow)
+{
+	OpenFlow   *open = open_flow(statement, flow);
+
+	if (!open->shared_known)
+	{
+		open->shared = dw_shares_target(flow);
+		open->shared_known = true;
+	}
+	return open->shared;
 }
 
 DwPostponed *

@@ -13,6 +13,7 @@ typedef struct DwPostponed
 {
 	int32		mapping_id;
 	DwDirection direction;
+	bool		truncated;		/* the source row is about to go, but still there */
 	bool		moved;			/* from another key: */
 	DwKey		from_key;
 	DwKey		source_key;		/* copied, as is from_key */
@@ -44,6 +45,8 @@ extern DwTarget *dw_statement_target(DwStatement *statement, DwFlow *flow);
 extern DwConverge *dw_statement_converge(DwStatement *statement, DwFlow *flow);
 /* Flows of other mappings that a write to this flow's target has to go on to. */
 extern List *dw_statement_followers(DwStatement *statement, DwFlow *flow);
+/* dw_shares_target, asked once. */
+extern bool dw_statement_shares_target(DwStatement *statement, DwFlow *flow);
 extern DwPostponed *dw_statement_postpone(DwStatement *statement, List **list, DwFlow *flow, const DwKey *source_key);
 extern DwPostponed *dw_statement_postpone_move(DwStatement *statement, List **list, DwFlow *flow,
 											   const DwKey *from, const DwKey *to);

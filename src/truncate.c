@@ -3,6 +3,10 @@
  *
  * Where the target holds nothing but this mapping's rows, and nobody references it, it is truncated as well; anything
  * else (a leaf, a filter, a union, a referenced table) is a delete of each row that is about to go.
+ *
+ * The triggers of a TRUNCATE of several tables fire one table after the other, parents possibly first.  The rows of
+ * tables that reference this one, which must be part of the same TRUNCATE, are therefore mirrored before its own.  All this
+ * has an after-trigger level of its own: that of TRUNCATE does not close what row events open.
  */
 #include "postgres.h"
 
@@ -13,7 +17,10 @@
 #include "access/table.h"
 #include "access/tableam.h"
 #include "access/xact.h"
+#include "catalog/heap.h"
 #include "catalog/pg_class.h"
+#include "catalog/pg_trigger.h"
+#include "commands/trigger.h"
 #include "executor/spi.h"
 #include "miscadmin.h"
 #include "storage/bufmgr.h"
@@ -63,6 +70,39 @@ owns_whole_target(DwFlow *flow)
 	mappings = list_length(table->as_new) + list_length(table->as_old);
 	table_close(rel, NoLock);
 	return mappings == 1;
+}
+
+/* Triggers that a mirrored write must not fire. */
+static bool
+has_truncate_triggers(Relation rel)
+{
+	TriggerDesc *triggers = rel->trigdesc;
+
+	for (int i = 0; triggers != NULL && i < triggers->numtriggers; i++)
+		if (TRIGGER_FOR_TRUNCATE(triggers->triggers[i].tgtype) &&
+			strstr(triggers->triggers[i].tgname, "dualwrite_") != triggers->triggers[i].tgname + 1)
+			return true;
+	return false;
+}
+
+/* Would TRUNCATE refuse the target, or fire what it should not? */
+static bool
+forbids_truncate(Oid target)
+{
+	ListCell   *lc;
+
+	foreach(lc, dw_heaps_of(target, AccessShareLock))
+	{
+		Relation	rel = table_open(lfirst_oid(lc), NoLock);
+		/* an open cursor; checks that wait for the commit */
+		bool		forbids = rel->rd_refcnt > 1 || AfterTriggerPendingOnRel(RelationGetRelid(rel)) ||
+			has_truncate_triggers(rel);
+
+		table_close(rel, NoLock);
+		if (forbids)
+			return true;
+	}
+	return false;
 }
 
 static void
@@ -120,7 +160,9 @@ delete_rows(DwFlow *flow, DwTable *table, Relation rel)
 	TableScanDesc scan = table_beginscan(rel, snapshot, 0, NULL);
 	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext, "dualwrite truncate", ALLOCSET_DEFAULT_SIZES);
 	MemoryContext old = MemoryContextSwitchTo(context);
-	DwRowEvent	event = {.event = TRIGGER_EVENT_DELETE | TRIGGER_EVENT_ROW, .rel = rel, .table = table};
+	DwRowEvent	event = {
+		.event = TRIGGER_EVENT_DELETE | TRIGGER_EVENT_ROW, .rel = rel, .table = table, .truncated = true
+	};
 
 	while (table_scan_getnextslot(scan, ForwardScanDirection, slot))
 	{
@@ -134,27 +176,89 @@ delete_rows(DwFlow *flow, DwTable *table, Relation rel)
 	table_endscan(scan);
 	ExecDropSingleTupleTableSlot(slot);
 	UnregisterSnapshot(snapshot);
-	dw_mirror_flush();
+}
+
+/* true: the target has been truncated as a whole. */
+static bool
+truncate_as_a_whole(DwFlow *flow, DwTable *table)
+{
+	DwError		error;
+
+	if (table->relid != table->root || !owns_whole_target(flow) || is_referenced(flow->target) ||
+		forbids_truncate(flow->target))
+		return false;
+	if (flow->compiled->queue_errors)
+		return dw_try(truncate_target, flow, flow->compiled->discard, NULL, &error);
+	truncate_target(flow);
+	return true;
+}
+
+static bool
+is_mirrored(const DwFlow *flow)
+{
+	DwPhase		phase = flow->compiled->phase;
+
+	return !flow->compiled->broken && phase < DW_PHASE_COMPLETE &&
+		phase >= (flow->direction == DW_FORWARD ? DW_PHASE_SHADOW : DW_PHASE_READ_SWITCH);
+}
+
+/* The rows of one heap, through each of its mappings in this direction, or only through one (flow; NULL: all). */
+static void
+truncate_heap(Relation rel, DwDirection direction, DwFlow *only)
+{
+	DwTable    *table = dw_table_get(rel);
+	ListCell   *lc;
+
+	foreach(lc, direction == DW_FORWARD ? table->as_old : table->as_new)
+	{
+		DwFlow	   *flow = &((DwCompiled *) lfirst(lc))->flow[direction];
+
+		if ((only != NULL && flow != only) || !is_mirrored(flow))
+			continue;
+		/* the rows of a partitioned table are its leaves', which have triggers of their own */
+		if (!truncate_as_a_whole(flow, table) && RELKIND_HAS_TABLE_AM(rel->rd_rel->relkind))
+			delete_rows(flow, table, rel);
+	}
+}
+
+/* Tables that reference this one, and before each of them those that reference it. */
+static void
+truncate_references(Oid relid, DwDirection direction, List **done)
+{
+	ListCell   *lc;
+
+	*done = lappend_oid(*done, relid);
+	foreach(lc, heap_truncate_find_FKs(list_make1_oid(relid)))
+	{
+		Oid			child = lfirst_oid(lc);
+		ListCell   *heap;
+
+		if (list_member_oid(*done, child))
+			continue;
+		truncate_references(child, direction, done);
+		foreach(heap, dw_heaps_of(child, AccessShareLock))
+		{
+			Relation	rel;
+
+			rel = table_open(lfirst_oid(heap), NoLock);
+			truncate_heap(rel, direction, NULL);
+			table_close(rel, NoLock);
+		}
+	}
 }
 
 void
 dw_mirror_truncate(DwFlow *flow, DwTable *table, Relation rel)
 {
-	DwError		error;
+	List	   *done = NIL;
 
 	if (truncating || (!flow->compiled->new_is_foreign && is_empty(flow->target)))
 		return;
-	if (table->relid == table->root && owns_whole_target(flow) && !is_referenced(flow->target))
-	{
-		if (!flow->compiled->queue_errors)
-		{
-			truncate_target(flow);
-			return;
-		}
-		if (dw_try(truncate_target, flow, flow->compiled->discard, NULL, &error))
-			return;
-	}
-	/* the rows of a partitioned table are its leaves', and their own triggers fire next */
-	if (RELKIND_HAS_TABLE_AM(rel->rd_rel->relkind))
-		delete_rows(flow, table, rel);
+	if (truncate_as_a_whole(flow, table))
+		return;
+	AfterTriggerBeginQuery();
+	truncate_references(table->relid, flow->direction, &done);
+	truncate_heap(rel, flow->direction, flow);
+	dw_mirror_flush();
+	AfterTriggerEndQuery(NULL);
 }

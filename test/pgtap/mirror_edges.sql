@@ -75,6 +75,133 @@ UPDATE c1 SET id = id + 10 WHERE id < 3;
 DELETE FROM c1 WHERE id = 3;
 SELECT is(differences('TABLE c1', 'TABLE c3'), 0::bigint, 'a chain with mirror_on_error = queue');
 
+-- A union without constants: a row that leaves one mapping took away what another had put in its place.
+CREATE TABLE ua (id int PRIMARY KEY, kind text, v text);
+CREATE TABLE ub (id int PRIMARY KEY, kind text, v text);
+CREATE TABLE un (id int PRIMARY KEY, kind text, v text);
+SELECT dualwrite.create_migration('union');
+SELECT dualwrite.add_mapping('union', 'ua', 'un', filter => $$kind = 'x'$$);
+SELECT dualwrite.add_mapping('union', 'ub', 'un', filter => $$kind = 'y'$$);
+CREATE FUNCTION union_differences() RETURNS bigint LANGUAGE sql AS $f$
+	SELECT differences($$SELECT * FROM ua WHERE kind = 'x' UNION ALL SELECT * FROM ub WHERE kind = 'y'$$, 'TABLE un') $f$;
+INSERT INTO ua VALUES (1, 'y', 'a1'), (2, 'x', 'a2');
+INSERT INTO ub VALUES (1, 'y', 'b1'), (2, 'x', 'b2');
+SELECT dualwrite.advance('union', 'shadow');
+UPDATE ua SET v = v || '+';
+UPDATE ub SET v = v || '+';
+SELECT is(union_differences(), 0::bigint, 'a row outside the mapping takes nothing away: shadow');
+SELECT dualwrite.advance('union', 'dual_write');
+UPDATE ub SET v = v || '+';
+UPDATE ua SET v = v || '+';
+SELECT is(union_differences(), 0::bigint, 'dual_write');
+CALL dualwrite.run('union', 'verify');
+UPDATE ub SET v = v || '+';
+UPDATE ua SET v = v || '+';
+SELECT is(union_differences(), 0::bigint, 'verify');
+DELETE FROM ua WHERE id = 1;
+INSERT INTO ua VALUES (1, 'y', 'again');
+SELECT is(union_differences(), 0::bigint, 'DELETE and INSERT');
+BEGIN;
+UPDATE ua SET kind = 'y' WHERE id = 2;
+UPDATE ub SET kind = 'y' WHERE id = 2;
+COMMIT;
+SELECT is(union_differences(), 0::bigint, 'a key goes from one to the other');
+BEGIN;
+UPDATE ua SET kind = 'x', v = 'mine' WHERE id = 2;
+UPDATE ub SET kind = 'x' WHERE id = 2;
+COMMIT;
+SELECT is(union_differences(), 0::bigint, 'for a moment both have it');
+UPDATE ua SET id = id + 10, kind = 'x';
+SELECT is(union_differences(), 0::bigint, 'and does not move with a row that never had it');
+BEGIN;
+UPDATE ua SET id = 1 WHERE id = 11;
+DELETE FROM ub WHERE id = 1;
+COMMIT;
+SELECT is(union_differences(), 0::bigint, 'or is deleted on one side');
+TRUNCATE ub;
+SELECT is(union_differences(), 0::bigint, 'TRUNCATE of one');
+
+-- TRUNCATE where mirrors are put off to the end of the statement: the rows were still there, and so they stayed.
+CREATE TABLE tro (id int PRIMARY KEY, v text);
+CREATE TABLE trn (id int PRIMARY KEY, v text, own text);
+SELECT dualwrite.create_migration('trunc', 'tro', 'trn', filter => 'id > 0');
+SELECT dualwrite.advance('trunc', 'shadow');
+INSERT INTO tro SELECT g, g FROM generate_series(1, 100) g;
+TRUNCATE tro;
+SELECT is((SELECT count(*) FROM trn), 0::bigint, 'TRUNCATE in shadow');
+CALL dualwrite.run('trunc', 'verify');
+SELECT dualwrite.configure('trunc', 'mirror_on_error', 'queue');
+INSERT INTO tro SELECT g, g FROM generate_series(1, 100) g;
+TRUNCATE tro;
+SELECT is((SELECT count(*) FROM trn), 0::bigint, 'TRUNCATE with mirror_on_error = queue');
+
+-- TRUNCATE of parent and child: leaked references to the new tables, and could check the parent too early.
+CREATE TABLE tp (id int PRIMARY KEY);
+CREATE TABLE tc (id int PRIMARY KEY, p int REFERENCES tp);
+CREATE TABLE tpn (id int PRIMARY KEY);
+CREATE TABLE tcn (id int PRIMARY KEY, p int REFERENCES tpn ON DELETE RESTRICT);
+SELECT dualwrite.create_migration('family');
+SELECT dualwrite.add_mapping('family', 'tp', 'tpn');
+SELECT dualwrite.add_mapping('family', 'tc', 'tcn');
+CALL dualwrite.run('family', 'verify');
+CREATE FUNCTION family() RETURNS bigint LANGUAGE sql AS $$
+	SELECT differences('TABLE tp', 'TABLE tpn') + differences('TABLE tc', 'TABLE tcn') + (SELECT count(*) FROM dualwrite.queue) $$;
+INSERT INTO tp VALUES (1), (2);
+INSERT INTO tc VALUES (1, 1), (2, 2);
+TRUNCATE tp, tc;
+SELECT is(family(), 0::bigint, 'TRUNCATE of parent and child');
+INSERT INTO tp VALUES (1), (2);
+INSERT INTO tc VALUES (1, 1), (2, 2);
+TRUNCATE tp CASCADE;
+SELECT is(family(), 0::bigint, 'TRUNCATE CASCADE');
+SELECT dualwrite.configure('family', 'mirror_on_error', 'queue');
+INSERT INTO tp VALUES (1), (2);
+INSERT INTO tc VALUES (1, 1), (2, 2);
+TRUNCATE tp CASCADE;
+SELECT is(family(), 0::bigint, 'TRUNCATE CASCADE with mirror_on_error = queue');
+SELECT dualwrite.configure('family', 'mirror_on_error', 'abort');
+
+-- What forbids TRUNCATE on the new side must not forbid it on the old one.
+CREATE FUNCTION no_truncate() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'never'; END $$;
+CREATE TABLE fo (id int PRIMARY KEY, p int);
+CREATE TABLE fp (id int PRIMARY KEY);
+CREATE TABLE fn (id int PRIMARY KEY, p int REFERENCES fp DEFERRABLE INITIALLY DEFERRED);
+INSERT INTO fp VALUES (1);
+SELECT dualwrite.create_migration('forbidden', 'fo', 'fn');
+CALL dualwrite.run('forbidden', 'verify');
+BEGIN;
+INSERT INTO fo VALUES (1, 1);
+SELECT lives_ok('TRUNCATE fo', 'TRUNCATE while checks of the new side wait for the commit');
+COMMIT;
+SELECT is(differences('TABLE fo', 'TABLE fn'), 0::bigint, 'and is mirrored');
+INSERT INTO fo VALUES (1, 1);
+BEGIN;
+DECLARE reading CURSOR FOR SELECT * FROM fn;
+FETCH reading;
+SELECT lives_ok('TRUNCATE fo', 'TRUNCATE while a cursor reads the new table');
+COMMIT;
+SELECT is(differences('TABLE fo', 'TABLE fn'), 0::bigint, 'and is mirrored');
+CREATE TRIGGER never BEFORE TRUNCATE ON fn FOR EACH STATEMENT EXECUTE FUNCTION no_truncate();
+INSERT INTO fo VALUES (1, 1);
+SELECT lives_ok('TRUNCATE fo', 'TRUNCATE with a user trigger for it on the new table');
+SELECT is(differences('TABLE fo', 'TABLE fn'), 0::bigint, 'and is mirrored');
+
+-- Checks of the new side were made immediate by name, and the application's constraint of that name with them.
+CREATE TABLE dp (id int PRIMARY KEY);
+CREATE TABLE dp_n (id int PRIMARY KEY);
+CREATE TABLE dc (id int PRIMARY KEY, p int CONSTRAINT the_parent REFERENCES dp DEFERRABLE INITIALLY DEFERRED);
+CREATE TABLE dc_n (id int PRIMARY KEY, p int CONSTRAINT the_parent REFERENCES dp_n DEFERRABLE INITIALLY DEFERRED);
+SELECT dualwrite.create_migration('named');
+SELECT dualwrite.add_mapping('named', 'dp', 'dp_n');
+SELECT dualwrite.add_mapping('named', 'dc', 'dc_n');
+SELECT dualwrite.advance('named', 'shadow');
+BEGIN;
+INSERT INTO dc VALUES (1, 1);
+SELECT lives_ok('INSERT INTO dc VALUES (2, 1)', 'a constraint of the same name stays deferred');
+INSERT INTO dp VALUES (1);
+COMMIT;
+SELECT is((SELECT count(*) FROM dc), 2::bigint, 'until the commit');
+
 -- Errors of the new side showed its columns to writers who may not read it.
 CREATE ROLE edge_writer;
 CREATE TABLE so (id int PRIMARY KEY, v int);
