@@ -9,6 +9,7 @@ SET client_min_messages = warning;
 CREATE EXTENSION dualwrite;
 CREATE SCHEMA bench;
 CREATE TABLE bench.sample (round int, kind text, variant text, seconds float8);
+CREATE TABLE bench.wal (round int, kind text, variant text, bytes_a_row float8);
 
 -- The second table's row as an expression over the old row.
 CREATE FUNCTION bench.projection(r text) RETURNS text LANGUAGE sql AS $$
@@ -53,6 +54,9 @@ BEGIN
 	CREATE TRIGGER mirror AFTER INSERT OR UPDATE OR DELETE ON dynamic.o FOR EACH ROW EXECUTE FUNCTION dynamic.mirror();
 END $$;
 
+CREATE PROCEDURE bench.record_wal(round int, kind text, variant text, rows int, began pg_lsn) LANGUAGE sql AS $$
+	INSERT INTO bench.wal VALUES ($1, $2, $3, (pg_current_wal_insert_lsn() - $5)::float8 / $4) $$;
+
 CREATE PROCEDURE bench.record(round int, kind text, variant text, began timestamptz) LANGUAGE sql AS $$
 	INSERT INTO bench.sample VALUES ($1, $2, $3, extract(epoch FROM clock_timestamp() - $4)) $$;
 
@@ -87,19 +91,24 @@ DECLARE
 	two boolean := variant = 'two';
 	o text := variant || '.o';
 	began timestamptz;
+	wal pg_lsn;
 BEGIN
+	wal := pg_current_wal_insert_lsn();
 	began := clock_timestamp();
 	EXECUTE format('INSERT INTO %s SELECT i, ''U'' || i || ''@x.org'', ''Ann'' || i || '' Lee'', i %% 2, NULL, i, now() FROM generate_series(1, %s) i', o, rows);
 	IF two THEN EXECUTE 'INSERT INTO two.n SELECT ' || bench.projection('r') || ' FROM two.o r'; END IF;
-	CALL bench.record(round, 'bulk insert', variant, began); COMMIT;
+	CALL bench.record(round, 'bulk insert', variant, began); CALL bench.record_wal(round, 'bulk insert', variant, rows, wal); COMMIT;
+	wal := pg_current_wal_insert_lsn();
 	began := clock_timestamp();
 	EXECUTE format('UPDATE %s SET note = ''n'' || id, amount = amount + 1', o);
 	IF two THEN EXECUTE 'UPDATE two.n SET note = coalesce(''n'' || id, ''''), amount = amount + 1'; END IF;
-	CALL bench.record(round, 'bulk update', variant, began); COMMIT;
+	CALL bench.record(round, 'bulk update', variant, began); CALL bench.record_wal(round, 'bulk update', variant, rows, wal); COMMIT;
+	wal := pg_current_wal_insert_lsn();
 	began := clock_timestamp();
 	EXECUTE format('DELETE FROM %s', o);
 	IF two THEN DELETE FROM two.n; END IF;
-	CALL bench.record(round, 'bulk delete', variant, began); COMMIT;
+	CALL bench.record(round, 'bulk delete', variant, began); CALL bench.record_wal(round, 'bulk delete', variant, rows, wal); COMMIT;
+	wal := pg_current_wal_insert_lsn();
 	began := clock_timestamp();
 	EXECUTE format('COPY %s (id, email, name, state, note, amount, created) FROM %L', o, file);
 	IF two THEN EXECUTE 'INSERT INTO two.n SELECT ' || bench.projection('r') || ' FROM two.o r'; END IF;
@@ -138,6 +147,40 @@ CALL bench.run(:rounds, :single_rows, :bulk_rows, :'file');
 
 CREATE VIEW bench.median AS
 	SELECT kind, variant, percentile_cont(0.5) WITHIN GROUP (ORDER BY seconds) AS seconds FROM bench.sample WHERE round > 0 GROUP BY 1, 2;
+-- 80 columns: what the mirror adds, in a bulk insert.
+CREATE PROCEDURE bench.wide(rounds int, rows int) LANGUAGE plpgsql AS $$
+DECLARE
+	columns text := (SELECT string_agg('c' || i, ', ') FROM generate_series(1, 80) i);
+	definitions text := (SELECT string_agg('c' || i || CASE i % 2 WHEN 0 THEN ' int' ELSE ' text' END, ', ') FROM generate_series(1, 80) i);
+	row_values text := (SELECT string_agg(CASE i % 2 WHEN 0 THEN 'g' ELSE '''value '' || g' END, ', ') FROM generate_series(1, 80) i);
+	variant text;
+	began timestamptz;
+BEGIN
+	FOREACH variant IN ARRAY ARRAY['none', 'upsert', 'mirrored'] LOOP
+		EXECUTE format('CREATE TABLE %1$I.wide_o (id int PRIMARY KEY, %2$s); CREATE TABLE %1$I.wide_n (id bigint PRIMARY KEY, %2$s)', variant, definitions);
+	END LOOP;
+	EXECUTE format('CREATE FUNCTION upsert.wide() RETURNS trigger LANGUAGE plpgsql AS %L',
+		format('BEGIN INSERT INTO upsert.wide_n SELECT (new).* ON CONFLICT (id) DO UPDATE SET (%1$s) = ROW(%2$s); RETURN NULL; END',
+			columns, (SELECT string_agg('excluded.c' || i, ', ') FROM generate_series(1, 80) i)));
+	CREATE TRIGGER mirror AFTER INSERT OR UPDATE ON upsert.wide_o FOR EACH ROW EXECUTE FUNCTION upsert.wide();
+	PERFORM dualwrite.create_migration('wide', 'mirrored.wide_o', 'mirrored.wide_n');
+	COMMIT;
+	CALL dualwrite.run('wide', 'verify', '1 min');
+	PERFORM dualwrite.pause('wide');
+	COMMIT;
+	FOR round IN 0..rounds LOOP
+		FOREACH variant IN ARRAY ARRAY['none', 'upsert', 'mirrored'] LOOP
+			began := clock_timestamp();
+			EXECUTE format('INSERT INTO %I.wide_o SELECT g, %s FROM generate_series(1, %s) g', variant, row_values, rows);
+			CALL bench.record(round, 'wide insert', variant, began); COMMIT;
+			EXECUTE format('TRUNCATE %1$I.wide_o', variant);
+			IF variant = 'upsert' THEN TRUNCATE upsert.wide_n; END IF;
+			COMMIT;
+		END LOOP;
+	END LOOP;
+END $$;
+CALL bench.wide(:rounds, :bulk_rows / 10);
+
 \echo Time as a multiple of the same statements without a second table (medians):
 SELECT k.kind, round(1e6 * n.seconds::numeric / CASE WHEN k.kind LIKE 'single%' THEN :single_rows ELSE :bulk_rows END, 2) AS "none, µs a row",
 	max(round((m.seconds / n.seconds)::numeric, 2)) FILTER (WHERE m.variant = 'two') AS "two statements",
@@ -145,5 +188,16 @@ SELECT k.kind, round(1e6 * n.seconds::numeric / CASE WHEN k.kind LIKE 'single%' 
 	max(round((m.seconds / n.seconds)::numeric, 2)) FILTER (WHERE m.variant = 'dynamic') AS "plpgsql execute",
 	max(round((m.seconds / n.seconds)::numeric, 2)) FILTER (WHERE m.variant = 'mirrored') AS "dualwrite",
 	round((max(m.seconds) FILTER (WHERE m.variant = 'mirrored') / max(m.seconds) FILTER (WHERE m.variant = 'two'))::numeric, 2) AS "dualwrite / two"
-FROM (SELECT DISTINCT kind FROM bench.sample) k JOIN bench.median n ON n.kind = k.kind AND n.variant = 'none' JOIN bench.median m ON m.kind = k.kind
+FROM (SELECT DISTINCT kind FROM bench.sample WHERE kind <> 'wide insert') k JOIN bench.median n ON n.kind = k.kind AND n.variant = 'none' JOIN bench.median m ON m.kind = k.kind
 GROUP BY k.kind, n.seconds ORDER BY k.kind DESC;
+
+\echo WAL of both tables, bytes a row (medians):
+SELECT kind, max(b) FILTER (WHERE variant = 'none') AS "none", max(b) FILTER (WHERE variant = 'two') AS "two statements",
+	max(b) FILTER (WHERE variant = 'upsert') AS "plpgsql upsert", max(b) FILTER (WHERE variant = 'mirrored') AS "dualwrite"
+FROM (SELECT kind, variant, round((percentile_cont(0.5) WITHIN GROUP (ORDER BY bytes_a_row))::numeric) AS b FROM bench.wal WHERE round > 0 GROUP BY 1, 2) w
+GROUP BY 1 ORDER BY 1;
+\echo 80 columns, bulk insert: microseconds a row that the mirror adds (medians):
+SELECT round((1e7 * (u.seconds - n.seconds) / :bulk_rows)::numeric, 1) AS "plpgsql upsert", round((1e7 * (m.seconds - n.seconds) / :bulk_rows)::numeric, 1) AS "dualwrite",
+	round(((m.seconds - n.seconds) / (u.seconds - n.seconds))::numeric, 2) AS "dualwrite / plpgsql"
+FROM bench.median n, bench.median u, bench.median m
+WHERE n.kind = 'wide insert' AND n.variant = 'none' AND u.kind = n.kind AND u.variant = 'upsert' AND m.kind = n.kind AND m.variant = 'mirrored';
