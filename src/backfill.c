@@ -36,7 +36,9 @@
 #include "access/tableam.h"
 #include "catalog/partition.h"
 #include "catalog/pg_class.h"
+#include "catalog/pg_trigger.h"
 #include "catalog/pg_type.h"
+#include "commands/trigger.h"
 #include "executor/spi.h"
 #include "miscadmin.h"
 #include "portability/instr_time.h"
@@ -752,6 +754,29 @@ belongs_to(Relation heap, Oid old_table)
 }
 
 /*
+ * Do our row triggers fire on every write to the heap, whatever session_replication_role says?  Where they do not, what is
+ * copied is out of date at once.
+ */
+static bool
+is_mirrored(Relation heap)
+{
+	const int16 wanted = TRIGGER_TYPE_INSERT | TRIGGER_TYPE_UPDATE | TRIGGER_TYPE_DELETE;
+	TriggerDesc *triggers = heap->trigdesc;
+	int16		found = 0;
+
+	for (int i = 0; triggers != NULL && i < triggers->numtriggers; i++)
+	{
+		Trigger    *trigger = &triggers->triggers[i];
+
+		/* the first letter only sorts them */
+		if (strncmp(trigger->tgname + 1, "dualwrite_", strlen("dualwrite_")) == 0 &&
+			trigger->tgenabled == TRIGGER_FIRES_ALWAYS && TRIGGER_FOR_ROW(trigger->tgtype))
+			found |= trigger->tgtype & wanted;
+	}
+	return found == wanted;
+}
+
+/*
  * Lock the tables of the batch without waiting: whoever is in line for a strong lock goes first.  On the new table the
  * lock conflicts with that of a change of phase.
  */
@@ -786,6 +811,8 @@ step_in_heap(const DwMigration *migration, const DwMapping *mapping, DwHeap *pla
 		abandon_heap(place);
 	else if (heap->rd_rel->relfilenode != place->relfilenode)
 		restart_heap(place, heap);
+	else if (!is_mirrored(heap))
+		result = wait_because(place, "triggers missing or disabled", DW_THROTTLED_MS, delay_ms);
 	else
 	{
 		DwCompiled *compiled;

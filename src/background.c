@@ -72,15 +72,16 @@ check_may_commit(FunctionCallInfo fcinfo)
 				 errhint("SET default_transaction_isolation = 'read committed'.")));
 }
 
+/* Above phase backfill there is something to copy where a mapping was altered. */
 static void
 check_phase(const DwMigration *migration)
 {
-	if (migration->phase != DW_PHASE_BACKFILL)
+	if (migration->phase < DW_PHASE_BACKFILL || migration->phase > DW_PHASE_READ_SWITCH)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("migration \"%s\" is in phase \"%s\", not in \"backfill\"",
+				 errmsg("migration \"%s\" is in phase \"%s\": there is nothing to copy",
 						migration->name, dw_phase_name(migration->phase)),
-				 errhint("Call dualwrite.advance first.")));
+				 errhint("Rows are copied from phase \"backfill\" on, up to \"read_switch\".")));
 }
 
 /* Wait in a transaction that has neither a snapshot nor an xid. */

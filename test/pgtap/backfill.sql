@@ -221,6 +221,11 @@ SELECT dualwrite.configure('s', 'throttle_query', 'DELETE FROM public.stop RETUR
 CALL dualwrite.backfill('s');
 SELECT is((SELECT throttled_by FROM _dualwrite.backfill WHERE heap = 'slow'::regclass), '{"throttle query (unreadable)"}', 'a query that fails does, too');
 SELECT is((SELECT count(*) FROM stop), 1::bigint, 'and it writes nothing');
+SELECT dualwrite.configure('s', 'throttle_query', NULL);
+ALTER TABLE slow ENABLE TRIGGER "!dualwrite_write";
+CALL dualwrite.backfill('s');
+SELECT is((SELECT throttled_by FROM _dualwrite.backfill WHERE heap = 'slow'::regclass), '{"triggers missing or disabled"}', 'so do triggers that are not ALWAYS');
+ALTER TABLE slow ENABLE ALWAYS TRIGGER "!dualwrite_write";
 SET statement_timeout = 1600;
 SELECT dualwrite.configure('s', 'throttle_query', 'SELECT true FROM pg_sleep(100)');
 CALL dualwrite.backfill('s');
