@@ -39,6 +39,9 @@ take_turn(void)
 static void
 refuse_phase(const DwMigration *migration, const char *what, const char *when, const char *hint)
 {
+	/* there is no way down from complete */
+	if (migration->phase == DW_PHASE_COMPLETE)
+		hint = "Create another migration.";
 	ereport(ERROR,
 			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 			 errmsg("cannot %s migration \"%s\" in phase \"%s\"", what, migration->name, dw_phase_name(migration->phase)),
@@ -473,7 +476,8 @@ dw_declare_mapping(const char *name, const DwDefinition *definition)
 	dw_migration_check_owner(migration);
 	if (migration->phase != DW_PHASE_DEFINED)
 		refuse_phase(migration, "add a mapping to", "in phase \"defined\"",
-					 "Call dualwrite.rollback first, or create another migration.");
+					 psprintf("Run SELECT dualwrite.rollback(%s, 'defined') first, or create another migration.",
+							  quote_literal_cstr(migration->name)));
 	add_mapping(migration, definition);
 }
 
@@ -675,7 +679,7 @@ check_can_drop(const DwMigration *migration, const char *what)
 {
 	if (migration->phase != DW_PHASE_DEFINED && migration->phase != DW_PHASE_COMPLETE)
 		refuse_phase(migration, what, "in phases \"defined\" and \"complete\"",
-					 "Call dualwrite.rollback(..., to_phase => 'defined') first.");
+					 psprintf("Run SELECT dualwrite.rollback(%s, 'defined') first.", quote_literal_cstr(migration->name)));
 }
 
 /* Forget one mapping: what hangs on it by no foreign key goes here, the rest with its row. */
