@@ -44,7 +44,7 @@ COMMENT ON FUNCTION dualwrite.pause IS
 CREATE FUNCTION dualwrite.resume(migration text) RETURNS void
 	AS 'MODULE_PATHNAME', 'dualwrite_resume' LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION dualwrite.resume IS
-'Lets the background work of a migration go on, automatic repair after a rollback included.';
+'Lets the background work of a migration go on, automatic repair after a rollback included. After a restore from a dump it begins anew: up to phase verify everything is copied and compared again.';
 
 CREATE FUNCTION dualwrite.set_read_percent(migration text, percent numeric) RETURNS void
 	AS 'MODULE_PATHNAME', 'dualwrite_set_read_percent' LANGUAGE C VOLATILE PARALLEL UNSAFE;

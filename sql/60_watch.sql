@@ -33,6 +33,11 @@ CREATE FUNCTION _dualwrite.worker_list(OUT pid int, OUT migration_id int, OUT ro
 	AS 'MODULE_PATHNAME', 'dw_worker_list_sql';
 COMMENT ON FUNCTION _dualwrite.worker_list() IS 'processes of this database, wanted or running, from shared memory';
 
+CREATE FUNCTION _dualwrite.origin() RETURNS text
+	LANGUAGE c STABLE
+	AS 'MODULE_PATHNAME', 'dw_origin_sql';
+COMMENT ON FUNCTION _dualwrite.origin() IS 'tells this database from the one that a dump came from: system identifier and database';
+
 CREATE FUNCTION _dualwrite.may_read(relation oid) RETURNS boolean
 	LANGUAGE sql STABLE
 	RETURN COALESCE((has_table_privilege(relation, 'SELECT')
@@ -92,11 +97,12 @@ CREATE VIEW dualwrite.status AS
 		q.dead,
 		_dualwrite.blocked_by(g.name) AS blocked_by,
 		_dualwrite.next_step(g.name) AS next_step,
-		g.paused
+		g.paused OR (g.phase NOT IN ('defined', 'complete') AND g.origin <> _dualwrite.origin()) AS paused
 	FROM _dualwrite.migration g
 	CROSS JOIN LATERAL (
 		SELECT CASE WHEN bool_and(p.finished) THEN 100
-				ELSE trim_scale(round(least(100.0 * sum(p.blocks_done) / nullif(sum(p.blocks), 0), 99.9), 1)) END AS percent
+				WHEN count(*) > 0 THEN trim_scale(round(least(100.0 * sum(p.blocks_done) / nullif(sum(p.blocks), 0), 99.9), 1))
+			END AS percent
 		FROM _dualwrite.mapping m JOIN _dualwrite.backfill_progress p ON p.mapping_id = m.id
 		WHERE m.migration_id = g.id) b
 	CROSS JOIN LATERAL (
@@ -164,6 +170,12 @@ CREATE VIEW dualwrite.progress AS
 		WHERE g.phase IN ('verify', 'read_switch', 'cutover')
 	) s
 	ORDER BY s.migration, s.ordinal;
+
+/* Migrations whose tables the reader may see, every row of them. */
+CREATE VIEW _dualwrite.visible_migration AS
+	SELECT g.name AS migration FROM _dualwrite.migration g
+	WHERE NOT EXISTS (SELECT FROM _dualwrite.mapping m WHERE m.migration_id = g.id
+		AND NOT (_dualwrite.may_read(m.old_table) AND _dualwrite.may_read(m.new_table)));
 
 /* Mappings with what their reader may see: asked once a mapping, not once a row. */
 CREATE VIEW _dualwrite.visible_mapping AS
@@ -235,7 +247,11 @@ CREATE VIEW dualwrite.dead_letters AS
 	WHERE q.dead;
 
 CREATE VIEW dualwrite.events AS
-	SELECT e.migration, e.occurred_at, e.actor, e.event, e.from_phase, e.to_phase, e.waived, e.reason, e.detail
+	SELECT e.migration, e.occurred_at, e.actor, e.event, e.from_phase, e.to_phase, e.waived, e.reason,
+		CASE WHEN NOT e.detail ? 'key' OR e.migration IN (SELECT v.migration FROM _dualwrite.visible_migration v)
+				/* tables may be gone: who owns the extension reads it all anyway */
+				OR pg_has_role(current_user, (SELECT n.nspowner FROM pg_namespace n WHERE n.nspname = '_dualwrite'), 'USAGE')
+			THEN e.detail ELSE e.detail || '{"key": null}' END AS detail
 	FROM _dualwrite.event e
 	ORDER BY e.id;
 
@@ -251,7 +267,7 @@ CREATE VIEW dualwrite.workers AS
 			WHEN w.role = 'queue' THEN (SELECT format('%s keys queued', count(*))
 				FROM _dualwrite.queue q JOIN _dualwrite.mapping m ON m.id = q.mapping_id WHERE m.migration_id = g.id AND NOT q.dead)
 		END AS doing,
-		w.since, e.last_error, e.last_error_at
+		w.since, CASE WHEN g.name IN (SELECT v.migration FROM _dualwrite.visible_migration v) THEN e.last_error END AS last_error, e.last_error_at
 	FROM _dualwrite.migration g
 	LEFT JOIN _dualwrite.worker_list() w ON w.migration_id = g.id
 	LEFT JOIN LATERAL (SELECT k.last_error, k.last_error_at FROM _dualwrite.worker k
@@ -292,7 +308,7 @@ COMMENT ON COLUMN dualwrite.status.queued IS 'keys waiting in the queue';
 COMMENT ON COLUMN dualwrite.status.dead IS 'queued keys whose attempts are used up';
 COMMENT ON COLUMN dualwrite.status.blocked_by IS 'gates that are not met for the next step up';
 COMMENT ON COLUMN dualwrite.status.next_step IS 'what to call next, or what to wait for';
-COMMENT ON COLUMN dualwrite.status.paused IS 'background work is paused, until dualwrite.resume';
+COMMENT ON COLUMN dualwrite.status.paused IS 'background work is paused, or was by a restore from a dump, until dualwrite.resume';
 
 COMMENT ON VIEW dualwrite.progress IS 'background work in hand, one row a mapping';
 COMMENT ON COLUMN dualwrite.progress.migration IS 'name of the migration';
@@ -382,7 +398,7 @@ COMMENT ON COLUMN dualwrite.events.from_phase IS 'phase before';
 COMMENT ON COLUMN dualwrite.events.to_phase IS 'phase after';
 COMMENT ON COLUMN dualwrite.events.waived IS 'gates that were waived or forced';
 COMMENT ON COLUMN dualwrite.events.reason IS 'as the actor gave it';
-COMMENT ON COLUMN dualwrite.events.detail IS 'what else belongs to it';
+COMMENT ON COLUMN dualwrite.events.detail IS 'what else belongs to it; keys of rows only for those who may read the tables';
 
 COMMENT ON VIEW dualwrite.workers IS 'background processes of this database: one for each migration that has background work, and those that help with its backfill';
 COMMENT ON COLUMN dualwrite.workers.pid IS 'process; NULL while none runs';
@@ -391,7 +407,7 @@ COMMENT ON COLUMN dualwrite.workers.role IS 'what it is at: queue, backfill or r
 COMMENT ON COLUMN dualwrite.workers.state IS 'running; waiting for work; throttled; paused; failing, and to try again; starting; restarting; waiting for a process (dualwrite.max_workers); no free process (max_worker_processes); stopped';
 COMMENT ON COLUMN dualwrite.workers.doing IS 'how far it has got';
 COMMENT ON COLUMN dualwrite.workers.since IS 'last change of role or state';
-COMMENT ON COLUMN dualwrite.workers.last_error IS 'error of work that has not succeeded since';
+COMMENT ON COLUMN dualwrite.workers.last_error IS 'error of work that has not succeeded since; NULL for those who may not read the tables';
 COMMENT ON COLUMN dualwrite.workers.last_error_at IS 'when that was';
 
 COMMENT ON VIEW dualwrite.mappings IS 'what each migration maps to what';

@@ -21,8 +21,10 @@
 #include "funcapi.h"
 #include "miscadmin.h"
 #include "storage/lmgr.h"
+#include "utils/acl.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
+#include "utils/rls.h"
 #include "utils/timestamp.h"
 
 PG_FUNCTION_INFO_V1(dw_diagnose_sql);
@@ -69,7 +71,9 @@ check_origin(Diagnosis *diagnosis)
 	if (diagnosis->migration->restored)
 		report(diagnosis, DW_ERROR, "restored from a dump",
 			   "The migration comes from another server or database; what was copied and compared there does not count here.",
-			   psprintf("Call dualwrite.rollback(%s, 'defined') and climb again.", diagnosis->name));
+			   diagnosis->migration->phase > DW_PHASE_VERIFY ?
+			   psprintf("Call dualwrite.rollback(%s, 'backfill'): from there it is copied and compared again.", diagnosis->name) :
+			   psprintf("Call dualwrite.resume(%s): what is there is copied and compared again.", diagnosis->name));
 }
 
 static void
@@ -212,10 +216,35 @@ check_worker(Diagnosis *diagnosis)
 			   "Add dualwrite to shared_preload_libraries and restart, or raise max_worker_processes; see the server's log.");
 }
 
+/* May the caller read all rows of this table?  One that is gone has none to be read. */
+static bool
+may_read(Oid relid, Oid user)
+{
+	return get_rel_name(relid) == NULL ||
+		(pg_class_aclcheck(relid, user, ACL_SELECT) == ACLCHECK_OK && check_enable_rls(relid, user, true) != RLS_ENABLED);
+}
+
+/* Errors quote values of rows: they are for those who may read the tables. */
+static bool
+may_see_errors(const Diagnosis *diagnosis)
+{
+	ListCell   *lc;
+
+	foreach(lc, diagnosis->mappings)
+	{
+		DwMapping  *mapping = lfirst(lc);
+
+		if (!may_read(mapping->old_table, GetUserId()) || !may_read(mapping->new_table, GetUserId()))
+			return false;
+	}
+	return true;
+}
+
 /* Errors of background work that has not succeeded since. */
 static void
 check_worker_errors(Diagnosis *diagnosis)
 {
+	bool		visible = may_see_errors(diagnosis);
 	DwSql		sql;
 	uint64		rows;
 
@@ -224,7 +253,7 @@ check_worker_errors(Diagnosis *diagnosis)
 				  1, (DwArg[]) {DW_INT4(diagnosis->migration->id)});
 	for (uint64 i = 0; i < rows; i++)
 		report(diagnosis, DW_ERROR, psprintf("%s fails", dw_sql_cstring(&sql, i, 1)),
-			   psprintf("%s.", dw_sql_cstring(&sql, i, 2)),
+			   visible ? psprintf("%s.", dw_sql_cstring(&sql, i, 2)) : "The error is shown to those who may read the tables.",
 			   "Remove the cause: the worker tries again by itself. See dualwrite.workers.");
 	dw_sql_end(&sql);
 }

@@ -173,7 +173,12 @@ dualwrite_pause(PG_FUNCTION_ARGS)
 Datum
 dualwrite_resume(PG_FUNCTION_ARGS)
 {
-	dw_phase_pause(required_text_arg(fcinfo, 0, "migration"), false);
+	char	   *migration = required_text_arg(fcinfo, 0, "migration");
+
+	/* after a restore it goes back to the copy */
+	if (dw_migration_get(migration, false)->restored)
+		require_own_transaction("dualwrite.resume of a restored migration");
+	dw_phase_pause(migration, false);
 	PG_RETURN_VOID();
 }
 

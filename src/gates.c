@@ -138,7 +138,7 @@ check_definition(const DwMigration *migration, DwGate *gate)
 	gate->detail = busy != NULL ? busy : compile_error(migration);
 	gate->passed = gate->detail == NULL;
 	if (gate->passed)
-		gate->detail = pstrdup("every mapping fits its tables");
+		gate->detail = pstrdup(dw_mappings_of(migration->id) == NIL ? "nothing to look at yet" : "every mapping fits its tables");
 	gate->next_step = gate->waitable ? pstrdup("wait until that lock is gone") :
 		gone ? call_of("drop_migration", migration, "") :
 		psprintf("%s, or alter the table back", call_of("alter_mapping", migration, ", ..."));
@@ -470,8 +470,8 @@ check_origin(const DwMigration *migration, DwGate *gate)
 	if (gate->passed)
 		gate->name = NULL;
 	gate->detail = pstrdup("restored from a dump of another database: nothing counts as copied");
-	gate->next_step = call_of("rollback", migration,
-							  migration->phase > DW_PHASE_BACKFILL ? ", 'backfill'" : ", 'dual_write'");
+	gate->next_step = migration->phase > DW_PHASE_VERIFY ? call_of("rollback", migration, ", 'backfill'") :
+		call_of("resume", migration, "");
 }
 
 static void
@@ -503,6 +503,7 @@ static const struct
 	bool		background;
 }			gates[DW_NUM_GATES] =
 {
+	[DW_GATE_ORIGIN] = {"origin", check_origin, false, false, false},
 	[DW_GATE_MAPPINGS] = {"mappings", check_mappings, false, false, false},
 	[DW_GATE_DEFINITION] = {"definition", check_definition, false, false, false},
 	[DW_GATE_BACKFILL] = {"backfill", check_backfill, false, true, true},
@@ -517,7 +518,6 @@ static const struct
 	[DW_GATE_REVERSE] = {"reverse", check_reverse, false, false, false},
 	[DW_GATE_SEQUENCES] = {"sequences", check_sequences, true, false, false},
 	[DW_GATE_SNAPSHOTS] = {"snapshots", check_snapshots, false, true, false},
-	[DW_GATE_ORIGIN] = {"origin", check_origin, false, false, false},
 	[DW_GATE_TRIGGERS] = {"triggers", check_triggers, false, false, false},
 };
 

@@ -10,6 +10,7 @@
 /* Gates, in the order in which users see them; gates.c says what each one asks. */
 typedef enum DwGateId
 {
+	DW_GATE_ORIGIN,				/* first: until it is met, nothing that the others say counts */
 	DW_GATE_MAPPINGS,
 	DW_GATE_DEFINITION,
 	DW_GATE_BACKFILL,
@@ -24,7 +25,6 @@ typedef enum DwGateId
 	DW_GATE_REVERSE,
 	DW_GATE_SEQUENCES,
 	DW_GATE_SNAPSHOTS,
-	DW_GATE_ORIGIN,
 	DW_GATE_TRIGGERS
 } DwGateId;
 

@@ -52,6 +52,7 @@ typedef struct DwChange
 	uint32		arrival;		/* of the last */
 	LOCKMODE	lock_old;		/* the strongest of all rungs */
 	LOCKMODE	lock_new;
+	bool		adopt;			/* a restored migration becomes this database's own */
 } DwChange;
 
 /* The transaction that has changed a phase already, if it is still the current one. */
@@ -166,7 +167,7 @@ filled_after(const DwChange *change)
 static bool
 adopts(const DwChange *change)
 {
-	return change->to <= DW_PHASE_DUAL_WRITE || (change->arrival & DW_ARRIVE_BACKFILL) != 0;
+	return change->adopt || change->to <= DW_PHASE_DUAL_WRITE || (change->arrival & DW_ARRIVE_BACKFILL) != 0;
 }
 
 /* Write the new phase down, and read back what the migration is now. */
@@ -562,17 +563,51 @@ dw_phase_rollback(const char *name, const char *to_phase, bool force, const char
 	return wanted;
 }
 
+/*
+ * A migration that came with a dump becomes this database's own: nothing counts as copied, so that up to verify it goes
+ * back to backfill and copies anew.  Above that the new side is written by others, and a step down is not ours to take.
+ */
+static void
+settle_in(DwMigration *migration)
+{
+	DwChange   *change = new_change(migration);
+
+	if (migration->phase > DW_PHASE_VERIFY && migration->phase < DW_PHASE_COMPLETE)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("cannot resume migration \"%s\" in phase \"%s\": it was restored from a dump of another database",
+						migration->name, dw_phase_name(migration->phase)),
+				 errdetail("Nothing counts as copied or compared here, and others may be writing the new side."),
+				 errhint("Run SELECT dualwrite.rollback(%s, 'backfill') to copy and compare again.",
+						 quote_literal_cstr(migration->name))));
+	require_fresh_transaction();
+	change->adopt = true;
+	if (migration->phase == DW_PHASE_VERIFY)
+		add_rung(change, dw_rung_down(migration->phase));
+	else if (migration->phase == DW_PHASE_BACKFILL)
+	{
+		/* as on the rung that leads there */
+		add_rung(change, dw_rung_up(DW_PHASE_DUAL_WRITE));
+		change->crossing |= DW_DO_CLEAR_FILLED;
+	}
+	take_locks(change);
+	carry_out(change, "resume", NIL, false, NULL);
+}
+
 void
 dw_phase_pause(const char *name, bool pause)
 {
 	DwMigration *migration = dw_phase_take(name);
 	DwSql		sql;
 
+	if (!pause && migration->restored)
+		settle_in(migration);
+	else
+		dw_event_record(migration->name, pause ? "pause" : "resume", -1, -1, NIL, NULL, NULL);
 	dw_sql_begin(&sql);
 	dw_sql("UPDATE _dualwrite.migration SET paused = $2, repair_suspended = repair_suspended AND $2 WHERE id = $1",
 		   2, (DwArg[]) {DW_INT4(migration->id), DW_BOOL(pause)});
 	dw_sql_end(&sql);
-	dw_event_record(migration->name, pause ? "pause" : "resume", -1, -1, NIL, NULL, NULL);
 	dw_worker_wake();
 }
 

@@ -22,7 +22,10 @@ extern List *dw_phase_try_advance(const char *migration, const char *reason);
 /* Raise ERROR 55000 that names the gates. */
 extern void dw_phase_refuse(const DwMigration *migration, List *gates, List *unmet, bool forced);
 
-/* Background work stops, or goes on; going on also lifts what a rollback suspended. */
+/*
+ * Background work stops, or goes on; going on also lifts what a rollback suspended.  Of a migration that was restored from a
+ * dump everything is copied anew: ERROR 55000 above verify, where that has to be a rollback; 55P03 (no lock).
+ */
 extern void dw_phase_pause(const char *migration, bool pause);
 /* ERROR 22023 outside 0 .. 100, 55000 outside read_switch. */
 extern void dw_phase_set_read_percent(const char *migration, double percent);

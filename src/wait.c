@@ -338,7 +338,7 @@ tell_comparison(DwWatch *watch, const DwMigration *migration, List *unmet)
 	ereport(NOTICE, (errmsg(INT64_FORMAT " rows compared, " INT64_FORMAT " differ", compared, differ)));
 }
 
-/* In verify, waiting is over when a comparison has ended, whatever else the next rung wants. */
+/* In verify, waiting is over when a comparison has ended here, whatever else the next rung wants. */
 static List *
 gates_of_verify(List *gates)
 {
@@ -349,7 +349,7 @@ gates_of_verify(List *gates)
 	{
 		DwGate	   *gate = lfirst(lc);
 
-		if (strcmp(gate->name, "reconcile") == 0 || strcmp(gate->name, "drift") == 0)
+		if (strcmp(gate->name, "reconcile") == 0 || strcmp(gate->name, "drift") == 0 || strcmp(gate->name, "origin") == 0)
 			result = lappend(result, gate);
 	}
 	return result;

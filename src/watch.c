@@ -26,6 +26,7 @@ PG_FUNCTION_INFO_V1(dw_reset_stats_sql);
 PG_FUNCTION_INFO_V1(dw_setting_list_sql);
 PG_FUNCTION_INFO_V1(dw_mirror_counters_sql);
 PG_FUNCTION_INFO_V1(dw_worker_list_sql);
+PG_FUNCTION_INFO_V1(dw_origin_sql);
 
 static void
 refuse_null(const char *argument, const char *view)
@@ -223,4 +224,12 @@ dw_worker_list_sql(PG_FUNCTION_ARGS)
 		tuplestore_putvalues(result->setResult, result->setDesc, values, nulls);
 	}
 	return (Datum) 0;
+}
+
+/* origin() -> what tells this database from the one that a dump came from */
+Datum
+dw_origin_sql(PG_FUNCTION_ARGS)
+{
+	(void) fcinfo;
+	PG_RETURN_TEXT_P(cstring_to_text(dw_origin()));
 }

@@ -87,8 +87,11 @@ SELECT is(_dualwrite.next_step('g'), $$SELECT dualwrite.advance('g')$$, 'and tol
 
 UPDATE _dualwrite.migration SET origin = 'elsewhere' WHERE name = 'g';
 SELECT is(unmet('g'), '{origin}', 'rows that another database copied do not count');
-SELECT is(_dualwrite.next_step('g'), $$SELECT dualwrite.rollback('g', 'backfill')$$, 'they are to be copied again');
-SELECT dualwrite.rollback('g', 'backfill');
+SELECT is(_dualwrite.next_step('g'), CASE WHEN (SELECT phase FROM dualwrite.status WHERE migration = 'g') = 'verify' THEN $$SELECT dualwrite.resume('g')$$
+	ELSE $$SELECT dualwrite.rollback('g', 'backfill')$$ END, 'they are to be copied again');
+SELECT is((SELECT paused FROM dualwrite.status WHERE migration = 'g'), true, 'and nothing is done until then');
+SELECT dualwrite.resume('g');
+SELECT is((SELECT phase || ' ' || paused FROM dualwrite.status WHERE migration = 'g'), 'backfill false', 'resume goes back to the copy');
 SELECT is((SELECT origin <> 'elsewhere' AND NOT filled FROM _dualwrite.migration WHERE name = 'g'), true, 'which makes the migration this database''s own');
 CALL dualwrite.run('g', 'cutover', '1 min');
 SELECT is((SELECT phase FROM dualwrite.status WHERE migration = 'g'), 'cutover', 'up to cutover');

@@ -88,6 +88,9 @@ SELECT isnt_empty($$SELECT * FROM dualwrite.reconcile('accounts')$$, 'a superuse
 INSERT INTO _dualwrite.queue (mapping_id, direction, key, next_attempt_at, sqlstate, message, dead)
 	SELECT id, 'forward', '{"id": 77}', 'infinity', '23514', 'secret in a message', dead
 	FROM _dualwrite.mapping, (VALUES (false), (true)) AS d (dead);
+INSERT INTO _dualwrite.worker (migration_id, role, state, last_error, last_error_at)
+	SELECT id, 'queue', 'failing', 'a secret in an error', now() FROM _dualwrite.migration WHERE name = 'accounts';
+SELECT dualwrite.ignore_drift('accounts', (SELECT key FROM dualwrite.drift WHERE migration = 'accounts' LIMIT 1), 'seen');
 
 PREPARE as_seen AS
 	SELECT (SELECT count(*) FROM dualwrite.drift WHERE migration = 'accounts') > 0 AS drift,
@@ -95,10 +98,16 @@ PREPARE as_seen AS
 		(SELECT count(key) + count(message) FROM dualwrite.queue WHERE migration = 'accounts') AS queue_values,
 		(SELECT count(key) + count(message) FROM dualwrite.dead_letters WHERE migration = 'accounts') AS dead_values,
 		(SELECT count(*) FROM dualwrite.queue WHERE migration = 'accounts' AND sqlstate = '23514') AS queued;
+PREPARE told AS
+	SELECT (SELECT count(last_error) FROM dualwrite.workers WHERE migration = 'accounts' AND last_error_at IS NOT NULL) > 0 AS errors,
+		(SELECT count(*) FROM dualwrite.events WHERE migration = 'accounts' AND detail ->> 'key' IS NOT NULL) > 0 AS keys,
+		(SELECT count(*) FROM dualwrite.diagnose('accounts') WHERE detail ~ 'secret') > 0 AS diagnosis;
 
 SELECT results_eq('as_seen', $$VALUES (true, true, 2::bigint, 2::bigint, 1::bigint)$$, 'a superuser sees values');
+SELECT results_eq('told', 'VALUES (true, true, true)', 'in errors of workers and in the audit, too');
 SET ROLE dw_watcher;
 SELECT results_eq('as_seen', $$VALUES (true, false, 0::bigint, 0::bigint, 1::bigint)$$, 'a monitor sees that there is drift, but no values');
+SELECT results_eq('told', 'VALUES (false, false, false)', 'nor any in errors of workers and in the audit');
 SELECT isnt_empty($$SELECT * FROM dualwrite.status WHERE migration = 'accounts'$$, 'a monitor reads status');
 SELECT lives_ok(format('SELECT * FROM dualwrite.%I', c.relname), 'a monitor reads ' || c.relname)
 	FROM pg_class c WHERE c.relnamespace = 'dualwrite'::regnamespace AND c.relkind = 'v' ORDER BY c.relname;
