@@ -42,6 +42,27 @@ dw_phase_from_name(const char *name)
 			 errhint("Phases are defined, shadow, dual_write, backfill, verify, read_switch, cutover and complete.")));
 }
 
+/* By DwOwns. */
+static const char *const owns_words[] = {"neither", "old", "new", "both"};
+
+const char *
+dw_owns_word(DwOwns owns)
+{
+	return owns_words[owns];
+}
+
+DwOwns
+dw_owns_from_word(const char *word)
+{
+	for (size_t i = 0; i < lengthof(owns_words); i++)
+		if (strcmp(word, owns_words[i]) == 0)
+			return (DwOwns) i;
+	ereport(ERROR,
+			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+			 errmsg("owns \"%s\" does not exist", word),
+			 errhint("Use both, new, old or neither.")));
+}
+
 /* What tells this database from the one that a dump came from: system identifier and database OID. */
 char *
 dw_origin(void)
@@ -149,18 +170,6 @@ dw_migration_check_owner(const DwMigration *migration)
 	}
 }
 
-static DwOwns
-owns_from_name(const char *name)
-{
-	if (strcmp(name, "both") == 0)
-		return DW_OWNS_BOTH;
-	if (strcmp(name, "new") == 0)
-		return DW_OWNS_NEW;
-	if (strcmp(name, "old") == 0)
-		return DW_OWNS_OLD;
-	return DW_OWNS_NEITHER;
-}
-
 /* name[] of the current row as list of char * in the caller's memory. */
 static List *
 name_list(DwSql *sql, uint64 row, int column)
@@ -201,7 +210,7 @@ mapping_from_row(DwSql *sql, uint64 row)
 	mapping->key_columns = name_list(sql, row, 9);
 	mapping->old_key_columns = name_list(sql, row, 10);
 	mapping->queued = strcmp(dw_sql_cstring(sql, row, 11), "queued") == 0;
-	mapping->owns = owns_from_name(dw_sql_cstring(sql, row, 12));
+	mapping->owns = dw_owns_from_word(dw_sql_cstring(sql, row, 12));
 	return mapping;
 }
 

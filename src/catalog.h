@@ -73,4 +73,8 @@ extern const char *dw_phase_name(DwPhase phase);
 /* ERROR 22023 for a word that is no phase. */
 extern DwPhase dw_phase_from_name(const char *name);
 
+extern const char *dw_owns_word(DwOwns owns);
+/* ERROR 22023 for another word. */
+extern DwOwns dw_owns_from_word(const char *word);
+
 #endif							/* DW_CATALOG_H */

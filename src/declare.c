@@ -95,31 +95,6 @@ change_detail(const DwMapping *mapping, const DwDefinition *change)
 	return json.data;
 }
 
-static DwOwns
-owns_from_word(const char *word)
-{
-	if (strcmp(word, "both") == 0)
-		return DW_OWNS_BOTH;
-	if (strcmp(word, "new") == 0)
-		return DW_OWNS_NEW;
-	if (strcmp(word, "old") == 0)
-		return DW_OWNS_OLD;
-	if (strcmp(word, "neither") == 0)
-		return DW_OWNS_NEITHER;
-	ereport(ERROR,
-			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-			 errmsg("owns \"%s\" does not exist", word),
-			 errhint("Use both, new, old or neither.")));
-}
-
-static const char *
-owns_word(DwOwns owns)
-{
-	static const char *const words[] = {"neither", "old", "new", "both"};
-
-	return words[owns];
-}
-
 static void
 check_delivery(const char *word)
 {
@@ -420,7 +395,7 @@ store_mapping(int32 migration_id, const DwResolved *mapping, const DwDefinition 
 		   DW_JSONB(definition->reverse ? definition->reverse : empty),
 		   DW_TEXT(definition->filter), DW_TEXT(mapping->filter ? mapping->filter->text : NULL),
 		   name_array(mapping->key), name_array(mapping->old_key),
-		   DW_TEXT(definition->delivery), DW_TEXT(owns_word(mapping->owns))});
+		   DW_TEXT(definition->delivery), DW_TEXT(dw_owns_word(mapping->owns))});
 	store_columns(DatumGetInt32(dw_sql_value(0, 1, &isnull)), mapping);
 	dw_sql_end(&sql);
 }
@@ -434,7 +409,7 @@ add_mapping(const DwMigration *migration, const DwDefinition *definition)
 	check_delivery(definition->delivery);
 	take_turn();
 	mapping = open_tables(definition->old_table, definition->new_table);
-	mapping->owns = owns_from_word(definition->owns);
+	mapping->owns = dw_owns_from_word(definition->owns);
 	check_pair(definition->old_table, definition->new_table);
 	check_cycle(definition->old_table, definition->new_table);
 	dw_resolve_columns(mapping, dw_items_from_json(definition->forward, "forward"),

@@ -8,6 +8,7 @@
  */
 #include "postgres.h"
 
+#include "absorb.h"
 #include "backfill.h"
 #include "gates.h"
 #include "ladder.h"
@@ -20,7 +21,6 @@
 #include "stats.h"
 #include "triggers.h"
 
-#include "access/xact.h"
 #include "catalog/pg_type.h"
 #include "executor/spi.h"
 #include "lib/stringinfo.h"
@@ -28,7 +28,6 @@
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
-#include "utils/resowner.h"
 #include "utils/syscache.h"
 #include "utils/timestamp.h"
 
@@ -94,38 +93,19 @@ glance_at_tables(const DwMigration *migration, bool *gone)
 	return NULL;
 }
 
-/* Why the migration does not compile; NULL when it does.  What the attempt locked and allocated goes again. */
+static void
+compile(void *arg)
+{
+	(void) dw_compiled_of(((const DwMigration *) arg)->id);
+}
+
+/* Why the migration does not compile; NULL when it does.  What is no fault of the definition goes on as an error. */
 static char *
 compile_error(const DwMigration *migration)
 {
-	MemoryContext context = CurrentMemoryContext;
-	ResourceOwner owner = CurrentResourceOwner;
-	ErrorData  *volatile error = NULL;
+	DwError		error;
 
-	BeginInternalSubTransaction(NULL);
-	PG_TRY();
-	{
-		(void) dw_compiled_of(migration->id);
-		ReleaseCurrentSubTransaction();
-	}
-	PG_CATCH();
-	{
-		MemoryContextSwitchTo(context);
-		error = CopyErrorData();
-		FlushErrorState();
-		RollbackAndReleaseCurrentSubTransaction();
-	}
-	PG_END_TRY();
-	MemoryContextSwitchTo(context);
-	CurrentResourceOwner = owner;
-	if (error == NULL)
-		return NULL;
-	/* what is no fault of the definition is not for a gate to report */
-	if (ERRCODE_TO_CATEGORY(error->sqlerrcode) == ERRCODE_OPERATOR_INTERVENTION ||
-		ERRCODE_TO_CATEGORY(error->sqlerrcode) == ERRCODE_INSUFFICIENT_RESOURCES ||
-		ERRCODE_TO_CATEGORY(error->sqlerrcode) == ERRCODE_INTERNAL_ERROR)
-		ReThrowError(error);
-	return error->message;
+	return dw_try(compile, unconstify(DwMigration *, migration), false, NULL, &error) ? NULL : error.message;
 }
 
 static void

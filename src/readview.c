@@ -9,6 +9,7 @@
 #include "owner.h"
 #include "readview.h"
 #include "sql.h"
+#include "tables.h"
 #include "viewquery.h"
 
 #include "access/table.h"
@@ -84,7 +85,7 @@ raise_choice(const DwMigration *migration, Oid new_table)
 	if (OidIsValid(new_table))
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("table %s is not a new table of migration \"%s\"", dw_qualified_name(new_table), migration->name),
+				 errmsg("table %s is not a new table of migration \"%s\"", dw_table_name(new_table), migration->name),
 				 errhint("See dualwrite.mappings for the tables of the migration.")));
 	ereport(ERROR,
 			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
@@ -213,7 +214,7 @@ dw_read_view_drop(const char *name)
 				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
 				 errmsg("\"%s\" is not a read view", get_rel_name(view)),
 				 errhint("Drop what dualwrite.create_read_view did not make with DROP VIEW or DROP TABLE.")));
-	execute_ddl(psprintf("DROP VIEW %s", dw_qualified_name(view)));
+	execute_ddl(psprintf("DROP VIEW %s", dw_table_name(view)));
 }
 
 /* What is noted about the views of a migration; list of DwNotedView. */
@@ -278,7 +279,7 @@ make_plain(const DwMigration *migration, const DwNotedView *noted)
 	/* its owner could create it, so he can replace it; whoever drives the migration need not be able to */
 	dw_owner_enter(&scope, dw_relation_owner(noted->view), true);
 	execute_ddl(psprintf("CREATE OR REPLACE VIEW %s WITH (security_invoker = true) AS %s",
-						 dw_qualified_name(noted->view), dw_view_plain_query(&plan)));
+						 dw_table_name(noted->view), dw_view_plain_query(&plan)));
 	dw_owner_leave(&scope);
 }
 

@@ -16,6 +16,7 @@
 #include "postgres.h"
 
 #include "expression.h"
+#include "tables.h"
 #include "viewquery.h"
 
 #include "access/genam.h"
@@ -70,12 +71,6 @@ key_columns(const DwViewPlan *plan)
 			return plan->direction == DW_FORWARD ? mapping->key_columns : mapping->old_key_columns;
 	}
 	elog(ERROR, "no mapping of migration \"%s\" owns rows of relation %u", plan->migration->name, plan->target);
-}
-
-char *
-dw_qualified_name(Oid relid)
-{
-	return quote_qualified_identifier(get_namespace_name(get_rel_namespace(relid)), get_rel_name(relid));
 }
 
 static char *
@@ -229,7 +224,7 @@ append_filler(StringInfo text, const DwViewPlan *plan, DwMapping *mapping, int n
 		separator = ", ";
 	}
 	appendStringInfo(text, " FROM %s AS " DW_ROW_ALIAS " WHERE %s) AS f%d ON true",
-					 dw_qualified_name(RelationGetRelid(source.rel)), mapped_condition(plan, mapping), number);
+					 dw_table_name(RelationGetRelid(source.rel)), mapped_condition(plan, mapping), number);
 	foreach(lc, key_columns(plan))
 		appendStringInfo(text, " AND f%d.%s = s.%s", number, quote_identifier(lfirst(lc)), quote_identifier(lfirst(lc)));
 	table_close(source.rel, AccessShareLock);
@@ -332,7 +327,7 @@ append_source_part(StringInfo text, const DwViewPlan *plan, DwMapping *mapping, 
 	}
 	append_values(text, plan, &source, target, storeys);
 	appendStringInfo(text, ", '%s'::pg_catalog.text AS " SIDE_COLUMN ", %s AS " MAPPED_COLUMN " FROM %s AS " DW_ROW_ALIAS,
-					 side, mapped_condition(plan, mapping), dw_qualified_name(RelationGetRelid(source.rel)));
+					 side, mapped_condition(plan, mapping), dw_table_name(RelationGetRelid(source.rel)));
 	if (storeys)
 	{
 		int			number = 1;
@@ -358,7 +353,7 @@ append_target_part(StringInfo text, const DwViewPlan *plan, const char *side)
 		appendStringInfo(text, "%s AS %s, ", target_column(plan, column), quote_identifier(NameStr(column->attname)));
 	}
 	appendStringInfo(text, "'%s'::pg_catalog.text AS " SIDE_COLUMN ", true AS " MAPPED_COLUMN " FROM %s AS t",
-					 side, dw_qualified_name(plan->target));
+					 side, dw_table_name(plan->target));
 }
 
 /* All rows of one side in the shape of the target: a parenthesis for FROM. */
@@ -493,7 +488,7 @@ dw_view_plain_query(const DwViewPlan *plan)
 		appendStringInfo(&text, "%s%s AS %s", i > 0 ? ", " : "", target_column(plan, column),
 						 quote_identifier(NameStr(column->attname)));
 	}
-	appendStringInfo(&text, " FROM %s AS t", dw_qualified_name(plan->target));
+	appendStringInfo(&text, " FROM %s AS t", dw_table_name(plan->target));
 	return text.data;
 }
 
@@ -536,7 +531,7 @@ static void
 advise_index(const DwViewPlan *plan, const DwPartSource *source, Form_pg_attribute column, const DwColumn *mapped)
 {
 	char	   *value = mapped_value(source, column, mapped);
-	const char *table = dw_qualified_name(RelationGetRelid(source->rel));
+	const char *table = dw_table_name(RelationGetRelid(source->rel));
 	DwExpression *expression;
 	Node	   *node;
 

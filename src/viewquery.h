@@ -25,7 +25,4 @@ extern char *dw_view_plain_query(const DwViewPlan *plan);
 /* NOTICEs that name the indexes by which the other side's rows could be looked up as the target's can. */
 extern void dw_view_advise_indexes(const DwViewPlan *plan);
 
-/* "schema.table", quoted where need be. */
-extern char *dw_qualified_name(Oid relid);
-
 #endif							/* DW_VIEWQUERY_H */
