@@ -35,6 +35,7 @@
 typedef struct DwBulkLeaf
 {
 	DwLeaf	   *leaf;
+	TupleDesc	desc;			/* a copy: a thousand slots on the relation's own would each be noted by the resource owner */
 	TupleTableSlot **slots;		/* made when first needed, then used again */
 	int		   *rows;			/* which row of the bulk each is */
 	int			nslots;
@@ -131,6 +132,7 @@ leaf_for(DwBulk *bulk, TupleTableSlot *row)
 	old = MemoryContextSwitchTo(bulk->context);
 	entry = palloc0(sizeof(DwBulkLeaf));
 	entry->leaf = leaf;
+	entry->desc = CreateTupleDescCopyConstr(RelationGetDescr(leaf->rel));
 	bulk->leaves = lappend(bulk->leaves, entry);
 	MemoryContextSwitchTo(old);
 	return entry;
@@ -149,7 +151,7 @@ next_slot(DwBulk *bulk, DwBulkLeaf *leaf)
 			palloc(sizeof(TupleTableSlot *) * more);
 		leaf->rows = leaf->rows ? repalloc(leaf->rows, sizeof(int) * more) : palloc(sizeof(int) * more);
 		for (int i = leaf->nslots; i < more; i++)
-			leaf->slots[i] = table_slot_create(leaf->leaf->rel, NULL);
+			leaf->slots[i] = MakeSingleTupleTableSlot(leaf->desc, &TTSOpsHeapTuple);
 		leaf->nslots = more;
 		MemoryContextSwitchTo(old);
 	}
