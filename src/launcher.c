@@ -13,7 +13,6 @@
 #include "launcher.h"
 #include "settings.h"
 #include "slots.h"
-#include "worker.h"
 
 #include "access/heapam.h"
 #include "access/htup_details.h"
@@ -54,6 +53,15 @@ static BackgroundWorkerHandle *handles[DW_WORKER_SLOTS];
 static uint32 handle_generation[DW_WORKER_SLOTS];
 static List *to_visit = NIL;	/* databases, in TopMemoryContext */
 static TimestampTz said_no_room = 0;
+
+bool
+dw_database_lockable(Oid database)
+{
+	LOCKTAG		tag;
+
+	SET_LOCKTAG_OBJECT(tag, InvalidOid, DatabaseRelationId, database, 0);
+	return LockAcquire(&tag, RowExclusiveLock, false, true) != LOCKACQUIRE_NOT_AVAIL;
+}
 
 static void
 describe_launcher(BackgroundWorker *process)

@@ -12,4 +12,10 @@ extern void dw_launcher_register(void);
 /* One that ends when nothing is left to do.  false: max_worker_processes is used up.  Raises no error. */
 extern bool dw_launcher_start(void);
 
+/*
+ * In a transaction: can the lock be had, until its end, that connecting to this database takes?  No, while the database
+ * is being dropped, renamed or copied.
+ */
+extern bool dw_database_lockable(Oid database);
+
 #endif							/* DW_LAUNCHER_H */

@@ -1,5 +1,5 @@
 /*
- * worker.h: background processes.
+ * worker.h: how sessions get background work done.
  */
 #ifndef DW_WORKER_H
 #define DW_WORKER_H
@@ -17,12 +17,6 @@ extern bool dw_worker_running(int32 migration_id);
 /* Processes among which the migration's rates are to be shared: those at work on it; 1 in any other session. */
 extern int	dw_worker_sharing(void);
 
-/*
- * In a transaction: can the lock be had, until its end, that connecting to this database takes?  No, while the database
- * is being dropped, renamed or copied.
- */
-extern bool dw_database_lockable(Oid database);
-extern PGDLLEXPORT void dw_worker_main(Datum arg);
 extern void dw_worker_init(void);	/* from _PG_init */
 
 #endif							/* DW_WORKER_H */
