@@ -118,9 +118,9 @@ CREATE TABLE _dualwrite.reconcile_pass (
 	epoch int NOT NULL,					-- of the migration when the pass began
 	background boolean NOT NULL,
 	sample_percent numeric NOT NULL DEFAULT 100,
-	stage text NOT NULL DEFAULT 'old' CHECK (stage IN ('old', 'new', 'recheck', 'repair', 'done')),
+	stage text NOT NULL DEFAULT 'old' CHECK (stage IN ('old', 'both', 'new', 'recheck', 'repair', 'done')),
 	heap regclass,						-- leaf being walked
-	last_key jsonb,						-- of that leaf's own key columns: where to go on
+	last_key jsonb,						-- of that leaf's own key columns: where to go on; in stage both, a pair: of the old side and of the new
 	rows_compared bigint NOT NULL DEFAULT 0,
 	missing bigint NOT NULL DEFAULT 0,
 	extra bigint NOT NULL DEFAULT 0,

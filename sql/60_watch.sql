@@ -124,17 +124,18 @@ CREATE FUNCTION _dualwrite.estimated_rows(relation oid) RETURNS double precision
 			AND (c.oid = relation OR c.oid IN (SELECT t.relid FROM pg_partition_tree(relation) t)));
 COMMENT ON FUNCTION _dualwrite.estimated_rows(oid) IS 'rows of a table with its partitions, by the statistics';
 
-/* The comparison under way of each mapping, else the last one; the walk of the old side counts as one half of it. */
+/* The comparison under way of each mapping, else the last one; the walk of the old side alone counts as one half of it. */
 CREATE VIEW _dualwrite.reconcile_progress AS
 	SELECT DISTINCT ON (p.mapping_id) p.mapping_id, p.finished_at IS NOT NULL AS finished, p.rows_compared, p.started_at, p.updated_at,
 		CASE WHEN p.finished_at IS NOT NULL THEN p.rows_compared ELSE e.rows END AS rows_total,
 		CASE
 			WHEN p.finished_at IS NOT NULL THEN 100
 			WHEN p.stage = 'old' THEN round(least(50.0 * p.rows_compared / nullif(e.rows, 0), 49.9), 1)
+			WHEN p.stage = 'both' THEN round(least(100.0 * p.rows_compared / nullif(e.rows, 0), 98.9), 1)
 			WHEN p.stage = 'new' THEN 50
 			ELSE 99
 		END AS percent,
-		p.finished_at IS NULL AND p.stage = 'old' AS steady
+		p.finished_at IS NULL AND p.stage IN ('old', 'both') AS steady
 	FROM _dualwrite.reconcile_pass p
 	JOIN _dualwrite.mapping m ON m.id = p.mapping_id
 	CROSS JOIN LATERAL (SELECT greatest(_dualwrite.estimated_rows(m.old_table) * p.sample_percent::float8 / 100, p.rows_compared)::bigint AS rows) e

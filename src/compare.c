@@ -6,20 +6,28 @@
  * foreign table, which has no part in the snapshot; a difference there counts only if it is still the same one under a
  * newer snapshot.  The locks come before the snapshot: one that is older than a rewrite of the table would find it empty.
  *
- * Missing and different keys are found from the old side, extra ones from the new.  Nothing here writes anything.
+ * Missing and different keys are found from the old side, extra ones from the new, each row by looking its counterpart
+ * up.  Where both key indexes have the same order, both sides are walked in step instead, and only rows that have not met
+ * their counterpart are looked up.  So it decides nothing by order: were the orders not the same after all, it would only be slow.
+ *
+ * Nothing here writes anything.
  */
 #include "postgres.h"
 
 #include "compare.h"
 #include "apply.h"
 #include "attempt.h"
+#include "expression.h"
+#include "owner.h"
 #include "queue.h"
 #include "walk.h"
 
+#include "access/nbtree.h"
 #include "access/xact.h"
 #include "common/hashfn.h"
 #include "executor/tuptable.h"
 #include "miscadmin.h"
+#include "utils/builtins.h"
 #include "utils/datum.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
@@ -42,6 +50,14 @@ typedef struct DwSide
 	TupleTableSlot *returned;	/* new layout: what it makes of that, there and back */
 } DwSide;
 
+/* How the bytes of a column are held against one another. */
+typedef struct DwSameColumn
+{
+	int			index;
+	int16		length;
+	bool		by_value;
+} DwSameColumn;
+
 struct DwCompare
 {
 	DwSide	   *self;
@@ -50,6 +66,8 @@ struct DwCompare
 	DwLookup   *new;			/* NULL for a foreign table */
 	DwTarget   *target;			/* NULL unless it is one */
 	Snapshot	snapshot;
+	int			ncolumns;		/* mapped columns of the new table */
+	struct DwSameColumn *columns;
 	bool		see_queued;
 	bool		careful;		/* catch errors of expressions row by row */
 	bool		failed;			/* the row in hand raised one */
@@ -141,6 +159,24 @@ open_sides(DwCompare *compare, const DwMapping *mapping, List *owners)
 }
 
 static void
+note_columns(DwCompare *compare)
+{
+	DwFlow	   *flow = &compare->self->compiled->flow[DW_FORWARD];
+	int			attno = -1;
+
+	compare->columns = palloc0(sizeof(DwSameColumn) * (bms_num_members(flow->mapped) + 1));
+	while ((attno = bms_next_member(flow->mapped, attno)) >= 0)
+	{
+		Form_pg_attribute att = TupleDescAttr(flow->target_desc, attno - 1);
+		DwSameColumn *column = &compare->columns[compare->ncolumns++];
+
+		column->index = attno - 1;
+		column->length = att->attlen;
+		column->by_value = att->attbyval;
+	}
+}
+
+static void
 take_snapshot(DwCompare *compare)
 {
 	compare->snapshot = RegisterSnapshot(GetLatestSnapshot());
@@ -176,6 +212,7 @@ dw_compare_open(int32 mapping_id)
 		MemoryContextDelete(context);
 		return NULL;
 	}
+	note_columns(compare);
 	compare->in_place = mapping->old_table == mapping->new_table;
 	take_snapshot(compare);
 	if (compare->self->compiled->new_is_foreign)
@@ -310,11 +347,18 @@ run_attempt(DwCompare *compare, void (*function) (void *), DwAttempt *attempt)
 static bool
 project(DwCompare *compare, DwSide *side, TupleTableSlot *old_row, DwKey *key)
 {
-	DwAttempt	attempt = {.side = side, .direction = DW_FORWARD, .row = old_row, .out = side->projected};
+	if (compare->careful)
+	{
+		DwAttempt	attempt = {.side = side, .direction = DW_FORWARD, .row = old_row, .out = side->projected};
 
-	if (!run_attempt(compare, attempt_project, &attempt))
+		if (!run_attempt(compare, attempt_project, &attempt))
+			return false;
+		*key = attempt.key_made;
+		return true;
+	}
+	if (!dw_project(&side->compiled->flow[DW_FORWARD], old_row, side->projected, compare->snapshot))
 		return false;
-	*key = attempt.key_made;
+	dw_key_of_new(side->compiled, side->projected, key);
 	return true;
 }
 
@@ -416,24 +460,65 @@ not_from_reverse(DwCompare *compare, Bitmapset *columns, TupleTableSlot *old_row
 	return bms_is_empty(columns) ? NULL : columns;
 }
 
+static inline bool
+same_bytes(const DwSameColumn *column, Datum a, Datum b)
+{
+	struct varlena *left;
+	struct varlena *right;
+
+	if (column->by_value)
+		return a == b;
+	if (column->length != -1)
+		return datum_image_eq(a, b, false, column->length);
+	left = (struct varlena *) DatumGetPointer(a);
+	right = (struct varlena *) DatumGetPointer(b);
+	if (VARATT_IS_EXTENDED(left) && !VARATT_IS_SHORT(left))
+		return datum_image_eq(a, b, false, -1);
+	if (VARATT_IS_EXTENDED(right) && !VARATT_IS_SHORT(right))
+		return datum_image_eq(a, b, false, -1);
+	return VARSIZE_ANY_EXHDR(left) == VARSIZE_ANY_EXHDR(right) &&
+		memcmp(VARDATA_ANY(left), VARDATA_ANY(right), VARSIZE_ANY_EXHDR(left)) == 0;
+}
+
+/* Do the two rows have the same bytes in all mapped columns?  Most have, and then nothing else need be asked. */
+static bool
+same_rows(DwCompare *compare, TupleTableSlot *a, TupleTableSlot *b)
+{
+	slot_getallattrs(a);
+	slot_getallattrs(b);
+	for (int i = 0; i < compare->ncolumns; i++)
+	{
+		const DwSameColumn *column = &compare->columns[i];
+
+		if (a->tts_isnull[column->index] != b->tts_isnull[column->index])
+			return false;
+		if (!a->tts_isnull[column->index] &&
+			!same_bytes(column, a->tts_values[column->index], b->tts_values[column->index]))
+			return false;
+	}
+	return true;
+}
+
 /* Columns in which the two rows disagree, side->projected being what becomes of the old one. */
 static Bitmapset *
 differing_columns(DwCompare *compare, TupleTableSlot *old_row, TupleTableSlot *new_row)
 {
 	DwCompiled *compiled = compare->self->compiled;
-	Bitmapset  *columns = dw_rows_differ(&compiled->flow[DW_FORWARD], compare->self->projected, new_row);
+	Bitmapset  *columns;
 
+	if (same_rows(compare, compare->self->projected, new_row))
+		return NULL;
+	columns = dw_rows_differ(&compiled->flow[DW_FORWARD], compare->self->projected, new_row);
 	if (columns != NULL && compiled->phase >= DW_PHASE_READ_SWITCH)
 		columns = not_from_reverse(compare, columns, old_row, new_row);
 	return columns;
 }
 
-/* An old row that the mapping has a new row for, in self->projected, against that. */
+/* An old row, what becomes of it in self->projected, and the new row with that key, or NULL. */
 static DwDifference *
-compare_pair(DwCompare *compare, const DwKey *key, TupleTableSlot *old_row)
+compare_pair(DwCompare *compare, const DwKey *key, TupleTableSlot *old_row, TupleTableSlot *new_row)
 {
 	DwSide	   *self = compare->self;
-	TupleTableSlot *new_row = find_new(compare, key);
 	Bitmapset  *columns;
 
 	if (new_row == NULL)
@@ -503,7 +588,7 @@ compare_one_key(DwCompare *compare, const DwKey *key)
 	TupleTableSlot *row = counterpart(compare, compare->self, key);
 
 	if (row != NULL)
-		return compare_pair(compare, key, row);
+		return compare_pair(compare, key, row, find_new(compare, key));
 	if (compare->failed)
 		return unknown_pair(compare, key);
 	if (!decides_existence(compare))
@@ -612,17 +697,12 @@ drawn(DwWalk *walk, const DwSlice *slice)
 		hash_combine(dw_walk_hash(walk), slice->seed) < (double) PG_UINT32_MAX * slice->percent / 100;
 }
 
+/* An old row that the mapping makes nothing of. */
 static DwDifference *
-compare_old_row(DwCompare *compare, DwSlice *slice, TupleTableSlot *row)
+compare_unprojected(DwCompare *compare, DwSlice *slice, TupleTableSlot *row)
 {
 	DwAttempt	attempt = {.side = compare->self, .row = row};
-	DwKey		key;
 
-	if (project(compare, compare->self, row, &key))
-	{
-		slice->rows_compared++;
-		return compare_pair(compare, &key, row);
-	}
 	if (!compare->failed)
 		return NULL;
 	slice->rows_compared++;
@@ -633,13 +713,25 @@ compare_old_row(DwCompare *compare, DwSlice *slice, TupleTableSlot *row)
 }
 
 static DwDifference *
+compare_old_row(DwCompare *compare, DwSlice *slice, TupleTableSlot *row)
+{
+	DwKey		key;
+
+	compare->failed = false;
+	if (!project(compare, compare->self, row, &key))
+		return compare_unprojected(compare, slice, row);
+	slice->rows_compared++;
+	return compare_pair(compare, &key, row, find_new(compare, &key));
+}
+
+static DwDifference *
 compare_walked_row(DwCompare *compare, DwSlice *slice, TupleTableSlot *row)
 {
 	DwDifference *found;
 
-	compare->failed = false;
 	if (slice->side == DW_FORWARD)
 		return compare_old_row(compare, slice, row);
+	compare->failed = false;
 	found = compare_new_row(compare, row);
 	slice->rows_compared += found != NULL;
 	return found;
@@ -652,37 +744,74 @@ difference_bytes(const DwDifference *found)
 		(found->old_values ? VARSIZE(found->old_values) : 0) + (found->new_values ? VARSIZE(found->new_values) : 0);
 }
 
+/* What a slice has found so far, and whether it has to end. */
+typedef struct SliceMeter
+{
+	DwSlice    *slice;
+	MemoryContext results;
+	TimestampTz start;
+	Size		bytes;			/* of the differences */
+	int64		rows;
+} SliceMeter;
+
+static SliceMeter
+start_meter(DwSlice *slice, MemoryContext results)
+{
+	SliceMeter	meter = {.slice = slice, .results = results, .start = GetCurrentTimestamp()};
+
+	return meter;
+}
+
+/* NULL is allowed: it agrees. */
+static void
+keep_difference(SliceMeter *meter, const DwDifference *found)
+{
+	MemoryContext old;
+
+	if (found == NULL)
+		return;
+	old = MemoryContextSwitchTo(meter->results);
+	meter->slice->differences = lappend(meter->slice->differences, copy_difference(found));
+	meter->bytes += difference_bytes(found);
+	MemoryContextSwitchTo(old);
+}
+
+/* One more row is done: enough? */
+static bool
+slice_is_full(SliceMeter *meter)
+{
+	meter->rows++;
+	return meter->rows >= meter->slice->max_rows || meter->bytes >= DW_SLICE_BYTES ||
+		(meter->rows % DW_CLOCK_ROWS == 0 &&
+		 TimestampDifferenceExceeds(meter->start, GetCurrentTimestamp(), meter->slice->max_ms));
+}
+
+static DwWalk *
+begin_walk(DwCompare *compare, DwDirection side, Oid heap, Jsonb *last_key)
+{
+	DwFlow	   *flow = &compare->self->compiled->flow[side];
+
+	return dw_walk_begin(flow->source_key, flow->source_desc, flow->source_owner, compare->snapshot, heap, last_key);
+}
+
 /* Walk from where the slice stands until a limit or the end. */
 static void
 walk_slice(DwCompare *compare, DwSlice *slice, MemoryContext results)
 {
-	DwFlow	   *flow = &compare->self->compiled->flow[slice->side];
-	DwWalk	   *walk = dw_walk_begin(flow->source_key, flow->source_desc, flow->source_owner, compare->snapshot,
-									 slice->heap, slice->last_key);
-	TimestampTz start = GetCurrentTimestamp();
-	Size		bytes = 0;
-	int64		rows = 0;
+	DwWalk	   *walk = begin_walk(compare, slice->side, slice->heap, slice->last_key);
+	SliceMeter	meter = start_meter(slice, results);
 	bool		stop = false;
 	TupleTableSlot *row;
 
 	while (!stop && (row = dw_walk_next(walk)) != NULL)
 	{
-		DwDifference *found = NULL;
-
 		CHECK_FOR_INTERRUPTS();
 		MemoryContextReset(compare->row_context);
 		MemoryContextSwitchTo(compare->row_context);
 		if (drawn(walk, slice))
-			found = compare_walked_row(compare, slice, row);
+			keep_difference(&meter, compare_walked_row(compare, slice, row));
 		MemoryContextSwitchTo(results);
-		if (found != NULL)
-		{
-			slice->differences = lappend(slice->differences, copy_difference(found));
-			bytes += difference_bytes(found);
-		}
-		rows++;
-		stop = rows >= slice->max_rows || bytes >= DW_SLICE_BYTES ||
-			(rows % DW_CLOCK_ROWS == 0 && TimestampDifferenceExceeds(start, GetCurrentTimestamp(), slice->max_ms));
+		stop = slice_is_full(&meter);
 	}
 	slice->finished = !stop;
 	if (stop)
@@ -692,10 +821,267 @@ walk_slice(DwCompare *compare, DwSlice *slice, MemoryContext results)
 		confirm_slice(compare, slice);
 }
 
+/* Both sides in step */
+
+/* Is the new column with this number the old column with that number, under another type at most? */
+static bool
+is_same_column(DwCompiled *compiled, Relation old, AttrNumber new_column, AttrNumber old_column)
+{
+	Form_pg_attribute att = TupleDescAttr(compiled->flow[DW_FORWARD].target_desc, new_column - 1);
+	ListCell   *lc;
+
+	foreach(lc, compiled->mapping->columns[DW_FORWARD])
+	{
+		DwColumn   *column = lfirst(lc);
+
+		if (strcmp(column->name, NameStr(att->attname)) == 0)
+		{
+			DwExpression *parsed = dw_expression_parse(column->expression, old, NULL, att->atttypid, att->atttypmod,
+													   att->attcollation, column->name);
+
+			return parsed->column == old_column && parsed->lossless;
+		}
+	}
+	return false;
+}
+
+/* Do these indexes put their rows in the same order, column by column? */
+static bool
+same_order(DwCompiled *compiled, DwLeaf *old, DwLeaf *new)
+{
+	int			n = IndexRelationGetNumberOfKeyAttributes(new->index);
+
+	if (IndexRelationGetNumberOfKeyAttributes(old->index) != n)
+		return false;
+	for (int i = 0; i < n; i++)
+		if (old->index->rd_opfamily[i] != new->index->rd_opfamily[i] ||
+			old->index->rd_indcollation[i] != new->index->rd_indcollation[i] ||
+			old->index->rd_indoption[i] != new->index->rd_indoption[i] ||
+			!is_same_column(compiled, old->rel, new->index->rd_index->indkey.values[i],
+							old->index->rd_index->indkey.values[i]))
+			return false;
+	return true;
+}
+
+/* Can both sides be walked in step, and does that say whether new rows are extra? */
+static bool
+share_order(DwCompare *compare)
+{
+	DwCompiled *compiled = compare->self->compiled;
+	DwLookup   *old = compare->self->old;
+	DwLookup   *new = compare->new;
+	DwOwnerScope scope;
+	bool		result;
+
+	if (new == NULL || old->partitioned || new->partitioned || !decides_existence(compare))
+		return false;
+	dw_owner_enter(&scope, compiled->flow[DW_FORWARD].source_owner, true);
+	result = same_order(compiled, dw_lookup_leaf(old, old->shape->relid), dw_lookup_leaf(new, new->shape->relid));
+	dw_owner_leave(&scope);
+	return result;
+}
+
+/* In the order of the new side's index. */
+static int
+order_keys(DwLeaf *leaf, int ncolumns, const DwKey *a, const DwKey *b)
+{
+	for (int i = 0; i < ncolumns; i++)
+	{
+		int			column = leaf->key_position[i];
+		int			order;
+
+		/* of a type passed by value, mostly: the same number, so the same key */
+		if (a->values[column] == b->values[column])
+			continue;
+		order = DatumGetInt32(FunctionCall2Coll(index_getprocinfo(leaf->index, i + 1, BTORDER_PROC),
+															leaf->index->rd_indcollation[i],
+															a->values[column], b->values[column]));
+
+		if (order != 0)
+			return (leaf->index->rd_indoption[i] & INDOPTION_DESC) ? -order : order;
+	}
+	return 0;
+}
+
+/* Two walks, each one row ahead of what has been compared. */
+typedef struct Step
+{
+	DwCompare  *compare;
+	SliceMeter	meter;
+	DwLeaf	   *leaf;			/* of the new side, for its index */
+	DwWalk	   *old_walk;
+	DwWalk	   *new_walk;
+	TupleTableSlot *old_row;	/* NULL: that side is through */
+	TupleTableSlot *new_row;
+	bool		projected;		/* the old row leads to a new one, with this key */
+	DwKey		old_key;		/* as a key of the new side */
+	DwKey		new_key;
+} Step;
+
+/* What a scan allocates stays in use. */
+static TupleTableSlot *
+walk_on(Step *step, DwWalk *walk)
+{
+	MemoryContext old = MemoryContextSwitchTo(step->meter.results);
+	TupleTableSlot *row = dw_walk_next(walk);
+
+	MemoryContextSwitchTo(old);
+	return row;
+}
+
+static void
+next_old(Step *step)
+{
+	DwCompare  *compare = step->compare;
+
+	step->old_row = walk_on(step, step->old_walk);
+	if (step->old_row == NULL)
+		return;
+	compare->failed = false;
+	step->projected = project(compare, compare->self, step->old_row, &step->old_key);
+}
+
+static void
+next_new(Step *step)
+{
+	step->new_row = walk_on(step, step->new_walk);
+	if (step->new_row != NULL)
+		dw_key_of_new(step->compare->self->compiled, step->new_row, &step->new_key);
+}
+
+/* The old row, with its counterpart where they have met. */
+static void
+take_old(Step *step, TupleTableSlot *new_row)
+{
+	DwCompare  *compare = step->compare;
+	DwSlice    *slice = step->meter.slice;
+
+	if (step->projected)
+	{
+		slice->rows_compared++;
+		keep_difference(&step->meter, compare_pair(compare, &step->old_key, step->old_row,
+												   new_row ? new_row : find_new(compare, &step->old_key)));
+	}
+	else
+		keep_difference(&step->meter, compare_unprojected(compare, slice, step->old_row));
+}
+
+/* A new row that has not met its counterpart: looking for that projects another old row into the same place. */
+static void
+take_new(Step *step)
+{
+	DwCompare  *compare = step->compare;
+	DwDifference *found;
+
+	compare->failed = false;
+	found = compare_new_row(compare, step->new_row);
+	step->meter.slice->rows_compared += found != NULL;
+	keep_difference(&step->meter, found);
+}
+
+/* Whatever comes first; both if they meet. */
+static void
+take_first(Step *step)
+{
+	int			order = -1;
+
+	if (step->new_row != NULL && step->projected)
+		order = order_keys(step->leaf, step->compare->self->compiled->new_key.ncolumns, &step->old_key, &step->new_key);
+	if (order <= 0)
+		take_old(step, order == 0 ? step->new_row : NULL);
+	else
+	{
+		take_new(step);
+		step->compare->failed = false;
+		step->projected = project(step->compare, step->compare->self, step->old_row, &step->old_key);
+	}
+	if (order <= 0)
+		next_old(step);
+	if (order >= 0)
+		next_new(step);
+}
+
+static Jsonb *
+pair_positions(Jsonb *old, Jsonb *new)
+{
+	StringInfoData json;
+
+	initStringInfo(&json);
+	appendStringInfoChar(&json, '[');
+	JsonbToCString(&json, &old->root, VARSIZE(old));
+	appendStringInfoString(&json, ", ");
+	if (new != NULL)
+		JsonbToCString(&json, &new->root, VARSIZE(new));
+	else
+		appendStringInfoString(&json, "null");
+	appendStringInfoChar(&json, ']');
+	return DatumGetJsonbP(DirectFunctionCall1(jsonb_in, CStringGetDatum(json.data)));
+}
+
+/* Part i of a pair, NULL for null. */
+static Jsonb *
+part_of_pair(Jsonb *pair, uint32 i)
+{
+	JsonbValue *value = pair ? getIthJsonbValueFromContainer(&pair->root, i) : NULL;
+
+	return value == NULL || value->type == jbvNull ? NULL : JsonbValueToJsonb(value);
+}
+
+/* As walk_slice, both sides in one go.  Where it ends, what is left of each side has met nothing that is done. */
+static void
+walk_both(DwCompare *compare, DwSlice *slice, MemoryContext results)
+{
+	Oid			old_table = compare->self->old->shape->relid;
+	Oid			new_table = compare->new->shape->relid;
+	Jsonb	   *old_position = part_of_pair(slice->last_key, 0);
+	Jsonb	   *new_position = part_of_pair(slice->last_key, 1);
+	bool		stop = false;
+	Step		step = {
+		.compare = compare,
+		.meter = start_meter(slice, results),
+		.leaf = dw_lookup_leaf(compare->new, new_table),
+		.old_walk = begin_walk(compare, DW_FORWARD, old_position ? old_table : InvalidOid, old_position),
+		.new_walk = begin_walk(compare, DW_REVERSE, new_position ? new_table : InvalidOid, new_position)
+	};
+
+	MemoryContextSwitchTo(compare->row_context);
+	next_old(&step);
+	next_new(&step);
+	while (step.old_row != NULL && !stop)
+	{
+		CHECK_FOR_INTERRUPTS();
+		take_first(&step);
+		MemoryContextReset(compare->row_context);
+		stop = slice_is_full(&step.meter);
+	}
+	/* the rows that were read ahead are looked up, as their counterparts will be when they are met */
+	if (step.old_row != NULL)
+		take_old(&step, NULL);
+	if (step.new_row != NULL)
+		take_new(&step);
+	MemoryContextSwitchTo(results);
+
+	slice->finished = step.old_row == NULL;
+	dw_walk_position(step.new_walk, &slice->heap, &new_position);
+	if (slice->finished)
+	{
+		slice->heap = new_position ? new_table : InvalidOid;
+		slice->last_key = new_position;
+	}
+	else
+	{
+		dw_walk_position(step.old_walk, &slice->heap, &old_position);
+		slice->last_key = pair_positions(old_position, new_position);
+	}
+	dw_walk_end(step.new_walk);
+	dw_walk_end(step.old_walk);
+}
+
 typedef struct SliceWork
 {
 	int32		mapping_id;
 	DwSlice    *slice;
+	bool		both;			/* what the caller wants: slice->both */
 	bool		careful;
 	bool		gone;			/* result: there is no such mapping */
 } SliceWork;
@@ -713,11 +1099,18 @@ work_slice(void *arg)
 	slice->rows_failed = 0;
 	slice->differences = NIL;
 	slice->finished = true;
+	slice->both = work->both;
 	work->gone = compare == NULL;
 	if (compare == NULL)
 		return;
 	compare->careful = work->careful;
-	if (slice->side == DW_FORWARD || decides_existence(compare))
+	if (slice->both)
+		slice->both = share_order(compare);
+	if (slice->both)
+		walk_both(compare, slice, results);
+	else if (work->both && slice->last_key != NULL)
+		slice->finished = false;
+	else if (slice->side == DW_FORWARD || decides_existence(compare))
 		walk_slice(compare, slice, results);
 	dw_compare_close(compare);
 }
@@ -725,7 +1118,7 @@ work_slice(void *arg)
 bool
 dw_compare_slice(int32 mapping_id, DwSlice *slice)
 {
-	SliceWork	work = {.mapping_id = mapping_id, .slice = slice};
+	SliceWork	work = {.mapping_id = mapping_id, .slice = slice, .both = slice->both};
 	Oid			heap = slice->heap;
 	Jsonb	   *last_key = slice->last_key;
 	DwError		error;

@@ -29,8 +29,9 @@ typedef struct DwDifference
 typedef struct DwSlice
 {
 	DwDirection side;			/* rows of its source are walked: DW_FORWARD finds missing and different, DW_REVERSE extra */
+	bool		both;			/* with DW_FORWARD: walk both sides in step, where that can be done; now, whether it was */
 	Oid			heap;			/* behind this key of this leaf; moved on */
-	Jsonb	   *last_key;
+	Jsonb	   *last_key;		/* both: an array of that of the old side and that of the new, or null */
 	int64		max_rows;		/* it ends after so many rows, or so much time, or when memory fills up */
 	int			max_ms;
 	double		percent;		/* of the keys, chosen by their hash */
@@ -38,7 +39,7 @@ typedef struct DwSlice
 	int64		rows_compared;	/* keys that have a row on either side */
 	int64		rows_failed;	/* of those: rows for which not even a key can be computed; a WARNING tells why */
 	List	   *differences;	/* of DwDifference */
-	bool		finished;		/* that side is through */
+	bool		finished;		/* that side is through; both: the old side is, and heap and last_key are of the new one */
 } DwSlice;
 
 typedef struct DwCompare DwCompare; /* private to compare.c */
@@ -63,7 +64,7 @@ extern DwDifference *dw_compare_key(DwCompare *compare, const DwKey *key, bool s
 
 /*
  * One slice, in a subtransaction of its own, which leaves nothing behind.  Its results are allocated in the current context.
- * false: the mapping is gone.  A row whose expressions fail does not end it: it counts as differing, without old values.
+ * One that began with both sides in step and cannot go on so is left where it was.  false: the mapping is gone.  A row whose expressions fail does not end it: it counts as differing, without old values.
  */
 extern bool dw_compare_slice(int32 mapping_id, DwSlice *slice);
 

@@ -12,7 +12,7 @@
 #include "executor/spi.h"
 #include "utils/builtins.h"
 
-static const char *const stage_names[DW_NUM_STAGES] = {"old", "new", "recheck", "repair", "done"};
+static const char *const stage_names[DW_NUM_STAGES] = {"old", "both", "new", "recheck", "repair", "done"};
 
 int64
 dw_pass_found(const DwPass *pass)

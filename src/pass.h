@@ -9,6 +9,7 @@
 typedef enum DwStage
 {
 	DW_STAGE_OLD,
+	DW_STAGE_BOTH,				/* instead of old, where both sides can be walked in step; new has only the end left then */
 	DW_STAGE_NEW,
 	DW_STAGE_RECHECK,
 	DW_STAGE_REPAIR,
@@ -24,7 +25,7 @@ typedef struct DwPass
 	bool		background;
 	double		sample_percent;
 	DwStage		stage;
-	Oid			heap;			/* where it stands: see walk.h; in later stages only the key of drift counts */
+	Oid			heap;			/* where it stands: see walk.h and compare.h; in later stages only the key of drift counts */
 	Jsonb	   *last_key;
 	int64		rows_compared;
 	DwTally		found;			/* open drift that it saw */

@@ -1,7 +1,7 @@
 /*
  * reconcile.c: passes over a mapping, a chunk at a time.
  *
- * A pass compares the old side, then the new side, then looks again at every key of the drift list that it did not meet,
+ * A pass compares the old side, then the new side, or both in step and then what is left of the new; then it looks again at every key of the drift list that it did not meet,
  * and, where that is wanted, repairs what is left.  Where it stands is kept in its row, changed in the transaction that
  * did the work, so that it goes on after a crash or a restart.  A pass belongs to the epoch in which it began: after a
  * change of phase it is given up, because what it found before proves nothing about what holds now.
@@ -67,12 +67,48 @@ epoch_has_changed(const DwMigration *migration)
 	return now == NULL || now->epoch != migration->epoch;
 }
 
-/* Stages old and new: compare a slice of one side.  false: the pass is void. */
+/* Both sides can no longer be walked in step: what the pass has seen of the new side is not all up to any key of the old. */
+static void
+begin_anew(DwPass *pass)
+{
+	pass->rows_compared = 0;
+	memset(&pass->found, 0, sizeof(pass->found));
+	enter_stage(pass, DW_STAGE_OLD);
+}
+
+/* Has the pass yet to find out whether both sides can be walked in step, or found that they can?  A sample draws by key. */
+static bool
+both_wanted(const DwPass *pass)
+{
+	return pass->stage == DW_STAGE_BOTH ||
+		(pass->stage == DW_STAGE_OLD && !OidIsValid(pass->heap) && is_full(pass));
+}
+
+static void
+leave_stage(DwPass *pass)
+{
+	switch (pass->stage)
+	{
+		case DW_STAGE_OLD:
+			enter_stage(pass, DW_STAGE_NEW);
+			break;
+		case DW_STAGE_BOTH:
+			/* from where that got to on the new side */
+			pass->stage = DW_STAGE_NEW;
+			break;
+		default:
+			enter_stage(pass, is_full(pass) ? DW_STAGE_RECHECK : DW_STAGE_DONE);
+			break;
+	}
+}
+
+/* Stages old, both and new: compare a slice.  false: the pass is void. */
 static bool
 compare_chunk(const DwMigration *migration, DwPass *pass)
 {
 	DwSlice		slice = {
-		.side = pass->stage == DW_STAGE_OLD ? DW_FORWARD : DW_REVERSE,
+		.side = pass->stage == DW_STAGE_NEW ? DW_REVERSE : DW_FORWARD,
+		.both = both_wanted(pass),
 		.heap = pass->heap,
 		.last_key = pass->last_key,
 		.max_rows = pass->background ? DW_CHUNK_ROWS : DW_CHUNK_ROWS_FOREGROUND,
@@ -84,13 +120,20 @@ compare_chunk(const DwMigration *migration, DwPass *pass)
 	/* read after the snapshot: if the phase is the same still, it was so when the snapshot was taken */
 	if (!dw_compare_slice(pass->mapping_id, &slice) || epoch_has_changed(migration))
 		return false;
+	if (pass->stage == DW_STAGE_BOTH && !slice.both)
+	{
+		begin_anew(pass);
+		return true;
+	}
+	if (slice.both)
+		pass->stage = DW_STAGE_BOTH;
 	dw_drift_record(dw_compiled_get(pass->mapping_id), pass->id, slice.differences, &pass->found);
 	pass->rows_compared += slice.rows_compared;
 	pass->found.kinds[DW_DRIFT_DIFFERENT] += slice.rows_failed;
 	pass->heap = slice.heap;
 	pass->last_key = slice.last_key;
 	if (slice.finished)
-		enter_stage(pass, pass->stage == DW_STAGE_OLD ? DW_STAGE_NEW : is_full(pass) ? DW_STAGE_RECHECK : DW_STAGE_DONE);
+		leave_stage(pass);
 	return true;
 }
 
@@ -167,6 +210,7 @@ run_chunk(const DwMigration *migration, DwPass *pass)
 	switch (pass->stage)
 	{
 		case DW_STAGE_OLD:
+		case DW_STAGE_BOTH:
 		case DW_STAGE_NEW:
 			return compare_chunk(migration, pass);
 		case DW_STAGE_RECHECK:

@@ -6,6 +6,9 @@
  * scans, one after the other: (= a, = b, > c), (= a, > b), (> a).  Each is an ordinary range of the index, whatever mix of
  * ascending and descending columns it has, which one row comparison could not express.
  *
+ * The rows of a page of an ordinary table are fetched together, which is what makes a walk faster than an index scan.
+ * Under an MVCC snapshot that reads the same: what it sees stays where it is.
+ *
  * Nothing here locks a row or writes anything.
  */
 #include "postgres.h"
@@ -13,6 +16,7 @@
 #include "walk.h"
 #include "owner.h"
 
+#include "access/heapam.h"
 #include "access/nbtree.h"
 #include "access/relscan.h"
 #include "catalog/pg_class.h"
@@ -20,6 +24,8 @@
 #include "catalog/pg_operator.h"
 #include "common/hashfn.h"
 #include "executor/spi.h"
+#include "pgstat.h"
+#include "storage/bufmgr.h"
 #include "utils/builtins.h"
 #include "utils/datum.h"
 #include "utils/fmgrprotos.h"
@@ -32,6 +38,21 @@
 
 /* Rows that one SELECT on a foreign table asks for. */
 #define DW_FOREIGN_FETCH 5000
+
+/* Entries of an index read ahead; those of them that follow one another on a page of the table are fetched together. */
+#define DW_READ_AHEAD 128
+
+typedef struct ReadAhead
+{
+	ItemPointerData tids[DW_READ_AHEAD];
+	int			ntids;
+	int			next_tid;
+	bool		exhausted;		/* the index has no more: asked again, it would begin anew */
+	Buffer		buffer;			/* pinned: the page that the rows are on */
+	HeapTupleData rows[DW_READ_AHEAD];
+	int			nrows;
+	int			next_row;
+} ReadAhead;
 
 struct DwWalk
 {
@@ -52,6 +73,7 @@ struct DwWalk
 	DwLookup   *lookup;
 	DwLeaf	   *leaf;
 	IndexScanDesc scan;			/* NULL: none under way */
+	ReadAhead  *ahead;			/* NULL: the table is of another kind, and fetches its rows itself */
 
 	/* foreign tables */
 	bool		foreign;
@@ -104,13 +126,15 @@ read_position(DwWalk *walk, Jsonb *last_key)
 	return true;
 }
 
-void
+bool
 dw_walk_position(DwWalk *walk, Oid *heap, Jsonb **last_key)
 {
 	DwOwnerScope scope;
 	StringInfoData json;
 	int			nest;
 
+	if (walk->row == NULL || TTS_EMPTY(walk->row))
+		return false;
 	initStringInfo(&json);
 	dw_owner_enter(&scope, walk->owner, true);
 	nest = enter_text_settings();
@@ -130,6 +154,7 @@ dw_walk_position(DwWalk *walk, Oid *heap, Jsonb **last_key)
 	dw_owner_leave(&scope);
 	*heap = walk->foreign ? walk->shape->relid : walk->leaf->relid;
 	*last_key = DatumGetJsonbP(DirectFunctionCall1(jsonb_in, CStringGetDatum(json.data)));
+	return true;
 }
 
 uint32
@@ -178,15 +203,85 @@ begin_index_scan(DwWalk *walk)
 		init_scankey(walk, i, i == walk->depth, &keys[i]);
 	walk->scan = dw_index_beginscan(walk->leaf->rel, walk->leaf->index, walk->snapshot, nkeys);
 	index_rescan(walk->scan, keys, nkeys, NULL, 0);
+	walk->ahead = NULL;
+	if (walk->leaf->rel->rd_tableam == GetHeapamTableAmRoutine() && IsMVCCSnapshot(walk->snapshot))
+		walk->ahead = palloc0(sizeof(ReadAhead));
 }
 
 static void
 end_index_scan(DwWalk *walk)
 {
-	/* the slot may hold a pin that the scan shares */
-	ExecClearTuple(walk->row);
+	/* the slot may hold a pin that the scan shares; the position is still in it */
+	if (!TTS_EMPTY(walk->row))
+		ExecMaterializeSlot(walk->row);
+	if (walk->ahead != NULL)
+	{
+		if (BufferIsValid(walk->ahead->buffer))
+			ReleaseBuffer(walk->ahead->buffer);
+		pfree(walk->ahead);
+		walk->ahead = NULL;
+	}
 	index_endscan(walk->scan);
 	walk->scan = NULL;
+}
+
+/* More entries of the index.  false: there are none. */
+static bool
+read_entries(IndexScanDesc scan, ReadAhead *ahead)
+{
+	ItemPointer tid;
+
+	ahead->ntids = ahead->next_tid = 0;
+	while (ahead->ntids < DW_READ_AHEAD && !ahead->exhausted)
+	{
+		tid = index_getnext_tid(scan, ForwardScanDirection);
+		if (tid != NULL)
+			ahead->tids[ahead->ntids++] = *tid;
+		else
+			ahead->exhausted = true;
+	}
+	return ahead->ntids > 0;
+}
+
+/* The rows of the next entries, as long as they are on one page. */
+static void
+fetch_page(Relation rel, Snapshot snapshot, ReadAhead *ahead)
+{
+	BlockNumber block = ItemPointerGetBlockNumber(&ahead->tids[ahead->next_tid]);
+
+	ahead->nrows = ahead->next_row = 0;
+	ahead->buffer = ReleaseAndReadBuffer(ahead->buffer, rel, block);
+	LockBuffer(ahead->buffer, BUFFER_LOCK_SHARE);
+	while (ahead->next_tid < ahead->ntids && ItemPointerGetBlockNumber(&ahead->tids[ahead->next_tid]) == block)
+	{
+		/* the walk's slot may still be on one of the rows: they change only where there is a new one for it */
+		HeapTupleData row;
+
+		if (heap_hot_search_buffer(&ahead->tids[ahead->next_tid++], rel, ahead->buffer, snapshot, &row, NULL, true))
+		{
+			ahead->rows[ahead->nrows++] = row;
+			pgstat_count_heap_fetch(rel);
+		}
+	}
+	LockBuffer(ahead->buffer, BUFFER_LOCK_UNLOCK);
+}
+
+/* The next row of the scan, into walk->row. */
+static bool
+fetch_row(DwWalk *walk)
+{
+	ReadAhead  *ahead = walk->ahead;
+
+	if (ahead == NULL)
+		return index_getnext_slot(walk->scan, ForwardScanDirection, walk->row);
+	while (ahead->next_row == ahead->nrows)
+	{
+		if (ahead->next_tid == ahead->ntids && !read_entries(walk->scan, ahead))
+			return false;
+		fetch_page(walk->leaf->rel, walk->snapshot, ahead);
+	}
+	ExecStoreBufferHeapTuple(&ahead->rows[ahead->next_row++], walk->row, ahead->buffer);
+	return true;
 }
 
 /* Make the first of walk->heaps current, behind last_key if that is not NULL. */
@@ -232,7 +327,7 @@ next_heap_row(DwWalk *walk)
 		MemoryContext old;
 		bool		more;
 
-		if (index_getnext_slot(walk->scan, ForwardScanDirection, walk->row))
+		if (fetch_row(walk))
 			return dw_leaf_row(walk->lookup, walk->leaf);
 		old = MemoryContextSwitchTo(walk->context);
 		more = next_index_scan(walk);

@@ -20,8 +20,11 @@ extern DwWalk *dw_walk_begin(const DwKeyShape *shape, TupleDesc desc, Oid owner,
 /* The next row, in the layout of the table, valid until the next call; NULL behind the last one. */
 extern TupleTableSlot *dw_walk_next(DwWalk *walk);
 
-/* Where the walk has got to: behind the row last returned. */
-extern void dw_walk_position(DwWalk *walk, Oid *heap, Jsonb **last_key);
+/*
+ * Where the walk has got to: behind the row last returned, also when there was none after it in this heap.  false: it has
+ * returned none yet, and is where it began.
+ */
+extern bool dw_walk_position(DwWalk *walk, Oid *heap, Jsonb **last_key);
 
 /* Hash of the key of the row last returned: the same for the same key values, to draw samples by. */
 extern uint32 dw_walk_hash(DwWalk *walk);

@@ -35,7 +35,7 @@ SELECT dualwrite.create_migration('bench', 'bench.o', 'bench.n', forward => $${"
 CALL dualwrite.run('bench', 'verify', '30 min');
 SELECT dualwrite.pause('bench') \g /dev/null
 
--- Ten drifts, spread over the tables: four rows that differ, three that are missing, three that are extra.
+-- Ten drifts, spread over the tables: three rows that differ, three that are missing, four that are extra.
 INSERT INTO bench.drift SELECT (:rows / 11.0 * i)::bigint, (ARRAY['different', 'missing', 'extra'])[i % 3 + 1] FROM generate_series(1, 8) i;
 INSERT INTO bench.drift VALUES (1, 'different'), (:rows + 3000000000, 'extra');
 BEGIN;
@@ -54,11 +54,15 @@ VACUUM (ANALYZE) bench.o;
 VACUUM (ANALYZE) bench.n;
 CHECKPOINT;
 
-/* The best that plain SQL does: both indexes in order, merged; nothing is sorted, nothing is hashed. */
+/*
+ * The best that plain SQL does: both indexes in order, merged; nothing is sorted, nothing is hashed, and rows are compared
+ * column by column, which takes half as long as comparing them as records.
+ */
 CREATE FUNCTION bench.full_join() RETURNS text LANGUAGE sql AS $$
 	SELECT format('SET enable_hashjoin = off; SET enable_sort = off; SET enable_seqscan = off;
 		CREATE TEMP TABLE found AS SELECT coalesce(n.id, o.id) AS id FROM bench.o o FULL JOIN bench.n n ON n.id = o.id
-		WHERE o.id IS NULL OR n.id IS NULL OR ROW(%s) IS DISTINCT FROM n', bench.projection()) $$;
+		WHERE o.id IS NULL OR n.id IS NULL OR ROW(%s) IS DISTINCT FROM ROW(%s)', bench.projection(),
+			(SELECT string_agg('n.' || quote_ident(attname), ', ' ORDER BY attnum) FROM pg_attribute WHERE attrelid = 'bench.n'::regclass AND attnum > 0)) $$;
 
 CREATE FUNCTION bench.except_both() RETURNS text LANGUAGE sql AS $$
 	SELECT format('CREATE TEMP TABLE found AS SELECT DISTINCT id FROM ((SELECT %1$s FROM bench.o o EXCEPT SELECT * FROM bench.n)
