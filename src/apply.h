@@ -65,6 +65,11 @@ extern DwApplied dw_target_remove(DwTarget *target, const DwKey *target_key);
 extern DwApplied dw_target_move(DwTarget *target, const DwKey *from, TupleTableSlot *row);
 /* Table that a statement of apply_spi.c is writing at this moment: its own triggers must not mirror that back. */
 extern Oid	dw_statement_writing(void);
+/*
+ * Is the target's foreign key at work, carrying a mirrored write of this direction on to the rows that reference it?  What it
+ * does, the source's own foreign key has done or does; dw_mirror_cascaded sees to it.
+ */
+extern bool dw_target_cascading(DwDirection direction, bool *wait);
 /* The row as a snapshot sees it (NULL: newest committed or own), target layout; NULL when there is none. */
 extern TupleTableSlot *dw_target_fetch(DwTarget *target, const DwKey *target_key, Snapshot snapshot);
 

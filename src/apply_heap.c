@@ -26,6 +26,8 @@
 #include "rewrite/rewriteHandler.h"
 #include "storage/lmgr.h"
 #include "utils/datum.h"
+#include "utils/fmgroids.h"
+#include "utils/fmgrprotos.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/rel.h"
@@ -83,15 +85,50 @@ direct_close(DwTarget *target)
 	dw_lookup_close(target->lookup);
 }
 
+/* CASCADE, SET NULL or SET DEFAULT of a foreign key that references the table. */
+static bool
+is_action(const Trigger *trigger)
+{
+	switch (trigger->tgfoid)
+	{
+		case F_RI_FKEY_CASCADE_DEL:
+		case F_RI_FKEY_CASCADE_UPD:
+		case F_RI_FKEY_SETNULL_DEL:
+		case F_RI_FKEY_SETNULL_UPD:
+		case F_RI_FKEY_SETDEFAULT_DEL:
+		case F_RI_FKEY_SETDEFAULT_UPD:
+			return true;
+		default:
+			return false;
+	}
+}
+
 /* Does a mirrored write fire this trigger? */
 static bool
 fires(const Trigger *trigger)
 {
-	if (strstr(trigger->tgname, "dualwrite_") == trigger->tgname + 1)
+	if (strstr(trigger->tgname, "dualwrite_") == trigger->tgname + 1 || is_action(trigger))
 		return false;
 	if (trigger->tgisinternal)
 		return trigger->tgenabled != TRIGGER_DISABLED;
 	return trigger->tgenabled == TRIGGER_FIRES_ON_REPLICA || trigger->tgenabled == TRIGGER_FIRES_ALWAYS;
+}
+
+/* The table's triggers with only its actions enabled; NULL when it has none. */
+static TriggerDesc *
+only_actions(Relation rel)
+{
+	TriggerDesc *triggers = CopyTriggerDesc(rel->trigdesc);
+	bool		any = false;
+
+	for (int i = 0; triggers != NULL && i < triggers->numtriggers; i++)
+	{
+		bool		action = is_action(&triggers->triggers[i]) && triggers->triggers[i].tgenabled != TRIGGER_DISABLED;
+
+		triggers->triggers[i].tgenabled = action ? TRIGGER_FIRES_ALWAYS : TRIGGER_DISABLED;
+		any |= action;
+	}
+	return any ? triggers : NULL;
 }
 
 /* Are errors of this flow kept from the application?  Then no check may be left to its commit. */
@@ -156,6 +193,7 @@ dw_leaf_open_for_write(DwTarget *target, DwLeaf *leaf)
 	old = MemoryContextSwitchTo(target->lookup->context);
 	ExecOpenIndices(leaf->rri, true);
 	filter_triggers(leaf->rri, checks_at_once(target->flow));
+	leaf->actions = only_actions(leaf->rel);
 	leaf->writable = true;
 	MemoryContextSwitchTo(old);
 }
@@ -280,7 +318,6 @@ attempt_from_result(TM_Result result)
 		case TM_WouldBlock:
 			return ATTEMPT_BUSY;
 		case TM_SelfModified:
-		case TM_Invisible:
 			/* an earlier event of this command wrote it: our next command may write it again */
 			CommandCounterIncrement();
 			return ATTEMPT_AGAIN;
@@ -359,6 +396,74 @@ may_wait(DwTarget *target, DwLeaf *leaf)
 	return ours;
 }
 
+/* The write whose actions are going on, NULL when none are, and the depth at which triggers see what these do. */
+static DwTarget *cascading = NULL;
+static int	cascading_depth = 0;
+
+static int
+trigger_depth(void)
+{
+	return DatumGetInt32(pg_trigger_depth(NULL));
+}
+
+bool
+dw_target_cascading(DwDirection direction, bool *wait)
+{
+	/* what triggers of the application do meanwhile is deeper */
+	if (cascading == NULL || cascading->flow->direction != direction || trigger_depth() != cascading_depth)
+		return false;
+	*wait = cascading->wait;
+	return true;
+}
+
+/*
+ * What foreign keys do to the rows that reference this one is done at once.  Left to the end of the statement, when keys
+ * may have been given to other rows (a shift), it would hit those rows' children.  row: NULL for a delete.
+ */
+static void
+fire_actions(DwTarget *target, DwLeaf *leaf, ItemPointer tid, TupleTableSlot *row)
+{
+	TriggerDesc *others = leaf->rri->ri_TrigDesc;
+	DwTarget   *outer = cascading;
+	int			outer_depth = cascading_depth;
+
+	if (leaf->actions == NULL)
+		return;
+	AfterTriggerBeginQuery();
+	leaf->rri->ri_TrigDesc = leaf->actions;
+	if (row != NULL)
+		ExecARUpdateTriggers(target->lookup->estate, leaf->rri, NULL, NULL, tid, NULL, row, NIL, NULL, false);
+	else
+		ExecARDeleteTriggers(target->lookup->estate, leaf->rri, tid, NULL, NULL, false);
+	leaf->rri->ri_TrigDesc = others;
+	cascading = target;
+	cascading_depth = trigger_depth() + 1;
+	PG_TRY();
+	{
+		AfterTriggerEndQuery(NULL);
+	}
+	PG_FINALLY();
+	{
+		cascading = outer;
+		cascading_depth = outer_depth;
+	}
+	PG_END_TRY();
+}
+
+/* A version that this very command has stored is not there yet for the heap, which would raise an error: begin the next one. */
+static void
+step_past_own(DwLeaf *leaf)
+{
+	bool		should_free;
+	HeapTuple	tuple = ExecFetchSlotHeapTuple(leaf->slot, false, &should_free);
+
+	if (TransactionIdIsCurrentTransactionId(HeapTupleHeaderGetXmin(tuple->t_data)) &&
+		HeapTupleHeaderGetCmin(tuple->t_data) >= GetCurrentCommandId(false))
+		CommandCounterIncrement();
+	if (should_free)
+		heap_freetuple(tuple);
+}
+
 /* Store the leaf's write_slot over the version found. */
 static Attempt
 update_row(DwTarget *target, DwLeaf *leaf)
@@ -373,6 +478,7 @@ update_row(DwTarget *target, DwLeaf *leaf)
 	List	   *recheck = NIL;
 
 	dw_leaf_open_for_write(target, leaf);
+	step_past_own(leaf);
 	if (leaf->rri->ri_TrigDesc && leaf->rri->ri_TrigDesc->trig_update_before_row)
 		before_update(target, leaf, &tid, row);
 	dw_leaf_check_row(target, leaf, row);
@@ -384,6 +490,7 @@ update_row(DwTarget *target, DwLeaf *leaf)
 		recheck = dw_insert_index_entries(leaf->rri, row, estate, true, false, NULL, NIL, indexes);
 	ExecARUpdateTriggers(estate, leaf->rri, NULL, NULL, &tid, NULL, row, recheck, NULL, false);
 	list_free(recheck);
+	fire_actions(target, leaf, &tid, row);
 	return ATTEMPT_DONE;
 }
 
@@ -396,6 +503,7 @@ delete_row(DwTarget *target, DwLeaf *leaf)
 	TM_Result	result;
 
 	dw_leaf_open_for_write(target, leaf);
+	step_past_own(leaf);
 	if (leaf->rri->ri_TrigDesc && leaf->rri->ri_TrigDesc->trig_delete_before_row)
 	{
 		EPQState	epq;
@@ -411,6 +519,7 @@ delete_row(DwTarget *target, DwLeaf *leaf)
 	if (result != TM_Ok)
 		return attempt_from_result(result);
 	ExecARDeleteTriggers(estate, leaf->rri, &tid, NULL, NULL, false);
+	fire_actions(target, leaf, &tid, NULL);
 	return ATTEMPT_DONE;
 }
 

@@ -21,6 +21,7 @@
 #include "catalog/pg_constraint.h"
 #include "catalog/pg_index.h"
 #include "catalog/pg_type.h"
+#include "commands/trigger.h"
 #include "executor/executor.h"
 #include "executor/spi.h"
 #include "lib/stringinfo.h"
@@ -445,10 +446,15 @@ compile_key_map(DwCompiled *compiled, DwDirection direction, Relation source, Re
 	compiled->key_map[direction] = map;
 }
 
-/* Does the new table reference another one, or itself? */
+/* Is there a foreign key from the new table, or to it? */
 static bool
 has_references(Relation new_table)
 {
+	TriggerDesc *triggers = new_table->trigdesc;
+
+	for (int i = 0; triggers != NULL && i < triggers->numtriggers; i++)
+		if (RI_FKey_trigger_type(triggers->triggers[i].tgfoid) != RI_TRIGGER_NONE)
+			return true;
 	return new_table->rd_rel->relkind != RELKIND_FOREIGN_TABLE && RelationGetFKeyList(new_table) != NIL;
 }
 

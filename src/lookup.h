@@ -23,6 +23,7 @@ typedef struct DwLeaf
 	ScanKeyData scankey[INDEX_MAX_KEYS];
 	int			key_position[INDEX_MAX_KEYS];	/* of each index column in DwKey */
 	bool		writable;		/* indexes are open for inserts */
+	TriggerDesc *actions;		/* once it is: what foreign keys to it do, CASCADE and the like; NULL without any */
 } DwLeaf;
 
 /* A table opened for look-ups; lives in the memory context and resource owner current at open. */

@@ -16,6 +16,7 @@
 #include "nesting.h"
 #include "postpone.h"
 #include "propagate.h"
+#include "queue.h"
 #include "statement.h"
 #include "stats.h"
 
@@ -446,6 +447,35 @@ dw_mirror_row(DwFlow *flow, const DwRowEvent *event)
 	/* nobody is going to tell us when the statement is over: a leaf without triggers of its own, or a subscriber */
 	if (!event->moving && (!event->table->flushed || IsLogicalWorker()))
 		dw_mirror_flush();
+}
+
+static void
+converge_cascaded(DwFlow *flow, TupleTableSlot *row, bool wait)
+{
+	DwStatement *statement = dw_statement_get();
+	DwKey		target_key;
+	DwKey		source_key;
+	DwKey		key;
+
+	if (row == NULL || !dw_key_of_row(flow->target_key, row, &target_key) ||
+		!dw_key_across(&flow->compiled->flow[1 - flow->direction], &target_key, &source_key))
+		return;
+	if (!wait)
+	{
+		key = flow->direction == DW_FORWARD ? target_key : source_key;
+		dw_queue_append(flow, &key, 0, NULL);
+	}
+	else if (dw_postpones(flow))
+		(void) dw_postpone(statement, flow, NULL, &source_key);
+	else
+		(void) dw_statement_postpone(statement, &statement->moving, flow, &source_key);
+}
+
+void
+dw_mirror_cascaded(DwFlow *flow, const DwRowEvent *event, bool wait)
+{
+	converge_cascaded(flow, event->old_row, wait);
+	converge_cascaded(flow, event->new_row, wait);
 }
 
 void

@@ -22,6 +22,11 @@ typedef struct DwRowEvent
 
 /* Mirror it through one mapping.  Errors are the target's own, with context; or they are queued, by policy. */
 extern void dw_mirror_row(DwFlow *flow, const DwRowEvent *event);
+/*
+ * A foreign key has written a row of the flow's target, carrying on a mirrored write: the row is brought to agreement with
+ * its source, which has seen the same already.  wait = false: later, by the queue.
+ */
+extern void dw_mirror_cascaded(DwFlow *flow, const DwRowEvent *event, bool wait);
 /* A row that cannot be mirrored because the mapping does not compile, in shadow: count it. */
 extern void dw_mirror_broken(DwCompiled *compiled);
 /* The statement on this table is over: do what was put off until now, close what was kept open for it. */

@@ -112,7 +112,8 @@ enqueue(const DwPostponed *postponed, const DwError *error)
 	enqueue_key(flow, &postponed->source_key, error);
 	INSTR_TIME_SET_ZERO(none);
 	dw_stats_count(flow->compiled->mapping_id, flow->direction, DW_COUNT_QUEUED, none);
-	if (error != NULL)
+	/* a parent that is still to be backfilled says nothing about the mapping */
+	if (error != NULL && !(flow->compiled->early_children && is_missing_parent(error->sqlstate)))
 		dw_stats_count(flow->compiled->mapping_id, flow->direction, DW_COUNT_FAILED, none);
 }
 

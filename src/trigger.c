@@ -184,6 +184,7 @@ static void
 mirror_as_old(DwTable *table, const DwRowEvent *event)
 {
 	int			n = list_length(table->as_old);
+	bool		wait;
 
 	/* parents first, but for deletes children first */
 	for (int i = 0; i < n; i++)
@@ -194,7 +195,9 @@ mirror_as_old(DwTable *table, const DwRowEvent *event)
 			refuse(compiled, true);
 		if (meaning[compiled->phase].old_side != MEANS_MIRROR)
 			continue;
-		if (compiled->broken)
+		if (dw_target_cascading(DW_REVERSE, &wait) && meaning[compiled->phase].new_side == MEANS_MIRROR)
+			dw_mirror_cascaded(&compiled->flow[DW_REVERSE], event, wait);
+		else if (compiled->broken)
 			dw_mirror_broken(compiled);
 		else
 			dw_mirror_row(&compiled->flow[DW_FORWARD], event);
@@ -205,11 +208,18 @@ static void
 mirror_as_new(DwTable *table, const DwRowEvent *event)
 {
 	ListCell   *lc;
+	bool		wait;
 
 	foreach(lc, table->as_new)
 	{
 		DwCompiled *compiled = lfirst(lc);
 
+		if (dw_target_cascading(DW_FORWARD, &wait) && meaning[compiled->phase].old_side == MEANS_MIRROR)
+		{
+			if (!compiled->broken)
+				dw_mirror_cascaded(&compiled->flow[DW_FORWARD], event, wait);
+			continue;
+		}
 		if (meaning[compiled->phase].new_side == MEANS_REFUSED)
 			refuse(compiled, false);
 		if (meaning[compiled->phase].new_side != MEANS_MIRROR)
