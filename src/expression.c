@@ -451,6 +451,7 @@ dw_expression_parse(const char *text, Relation source, const char *source_alias,
 	char	   *query = psprintf(DW_PREFIX "%s", text);
 	DwErrorContext context = {text, what};
 	ErrorContextCallback callback = {error_context_stack, add_error_context, &context};
+	DwOwnerScope scope;
 	ParseState *pstate;
 	Node	   *node;
 
@@ -458,9 +459,12 @@ dw_expression_parse(const char *text, Relation source, const char *source_alias,
 	error_context_stack = &callback;
 	node = parse_raw(query, what);
 	pstate = make_pstate(query, source, source_alias);
+	/* the input function of a literal's type may check domains, which is code of users: not as a superuser who reads it again */
+	dw_owner_enter(&scope, source->rd_rel->relowner, false);
 	node = transformExpr(pstate, node, EXPR_KIND_SELECT_TARGET);
 	refuse_sets(pstate, what);
 	node = coerce_node(pstate, node, type, typmod, what);
+	dw_owner_leave(&scope);
 	assign_expr_collations(pstate, node);
 
 	expression->node = node;

@@ -135,6 +135,26 @@ SELECT results_eq('as_seen', $$VALUES (true, false, 0::bigint, 0::bigint, 1::big
 RESET ROLE;
 ALTER TABLE accounts DISABLE ROW LEVEL SECURITY;
 
+-- reading a literal runs the domains of its type: as the table's owner, whoever has the mapping read again
+SET ROLE dw_owner;
+CREATE TABLE ran_as (role name);
+CREATE FUNCTION note_role(text) RETURNS boolean LANGUAGE plpgsql AS
+	$$BEGIN INSERT INTO public.ran_as VALUES (current_user); RETURN true; END$$;
+CREATE DOMAIN noted AS text CHECK (public.note_role(VALUE));
+CREATE TABLE notes (id int PRIMARY KEY);
+CREATE TABLE notes_new (id int PRIMARY KEY, v noted[], w int);
+SELECT lives_ok($$SELECT dualwrite.create_migration('notes', 'notes', 'notes_new', forward => '{"v": "''{x}''::public.noted[]"}')$$,
+	'a literal whose type has a domain in it');
+RESET ROLE;
+TRUNCATE ran_as;
+SELECT lives_ok($$SELECT dualwrite.alter_mapping('notes', 'notes', 'notes_new', forward => '{"w": "id"}')$$, 'read again by a superuser');
+SELECT set_eq('SELECT role FROM ran_as', $$VALUES ('dw_owner'::name)$$, 'but not run as one');
+SELECT dualwrite.drop_migration('notes');
+DROP TABLE notes, notes_new;
+DROP DOMAIN noted;
+DROP FUNCTION note_role;
+DROP TABLE ran_as;
+
 DELETE FROM _dualwrite.queue;
 SELECT dualwrite.rollback('accounts', 'defined') AS phase \gset
 SELECT lives_ok($$SELECT dualwrite.drop_migration('accounts')$$, 'dropped');
