@@ -33,17 +33,29 @@ stored_columns(TupleDesc desc)
 	return columns;
 }
 
+/* Whose row it was, for an error of an expression. */
+static void
+add_row_context(void *arg)
+{
+	errcontext("old row %s", (const char *) arg);
+}
+
 static void
 preview_row(DwFlow *flow, TupleTableSlot *row, TupleTableSlot *out, const Bitmapset *columns,
 			Tuplestorestate *store, TupleDesc desc)
 {
 	Datum		values[DW_PREVIEW_COLUMNS] = {0};
 	bool		nulls[DW_PREVIEW_COLUMNS] = {0};
+	Jsonb	   *shown = dw_row_to_jsonb(flow->source_desc, row, columns);
+	ErrorContextCallback callback = {
+		error_context_stack, add_row_context, JsonbToCString(NULL, &shown->root, VARSIZE(shown))
+	};
 	DwKey		key;
 
 	values[0] = ObjectIdGetDatum(flow->source);
 	values[1] = ObjectIdGetDatum(flow->target);
-	values[3] = PointerGetDatum(dw_row_to_jsonb(flow->source_desc, row, columns));
+	values[3] = PointerGetDatum(shown);
+	error_context_stack = &callback;
 	if (dw_project(flow, row, out, NULL))
 	{
 		dw_key_of_new(flow->compiled, out, &key);
@@ -52,6 +64,7 @@ preview_row(DwFlow *flow, TupleTableSlot *row, TupleTableSlot *out, const Bitmap
 	}
 	else
 		nulls[2] = nulls[4] = true;
+	error_context_stack = callback.previous;
 	tuplestore_putvalues(store, desc, values, nulls);
 }
 
