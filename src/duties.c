@@ -438,7 +438,7 @@ do_slice(int32 migration_id, const DwDuty *duty, DwDutyState *state)
 	return turn;
 }
 
-/* A helper has but the backfill. */
+/* A process beside the first has but the backfill. */
 static bool
 is_mine(const DwDuty *duty)
 {

@@ -20,8 +20,8 @@ extern void dw_turn_end(void);
 extern bool dw_extension_exists(void);
 
 /*
- * Each duty that is due, for a slice of time; a helper (number > 0) has but one.  *next: when another will be.  Outside of
- * transactions; raises no error.
+ * Each duty that is due, for a slice of time; a process beside the first (number > 0) has but one.  *next: when another
+ * will be.  Outside of transactions; raises no error.
  */
 extern DwTurn dw_duties_turn(DwShared *shared, int32 migration_id, int number, TimestampTz *next);
 /* Woken: what waits for work is due at once; what holds back, or has failed, is not. */

@@ -167,7 +167,7 @@ check_crowd(DwShared *shared, int number)
 		began = GetCurrentTimestamp();
 	if (!shared->crowded)
 		return;
-	/* a helper is not missed, and will be asked for again */
+	/* one beside the first is not missed, and will be asked for again */
 	if (number > 0 && dw_slot_finish(shared))
 		proc_exit(0);
 	if (number == 0 && TimestampDifferenceExceeds(began, GetCurrentTimestamp(), TURN_MS))
