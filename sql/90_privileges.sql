@@ -18,12 +18,14 @@ GRANT USAGE ON SCHEMA dualwrite TO PUBLIC;
 DO $$
 DECLARE
 	routine record;
-	/* What applications call: it tells no more than which side serves. */
+	/*
+	 * What applications call: it tells no more than which side serves, or runs their own queries with their own rights.
+	 */
 	for_everybody CONSTANT text[] := '{read_side,serves,serves_support,truth,shadow_read}';
 	/* What only looks; of schema _dualwrite, what views call, which runs as their reader. */
 	for_monitors CONSTANT text[] := '{dualwrite.gates,dualwrite.diagnose,_dualwrite.blocked_by,_dualwrite.next_step,
-		_dualwrite.setting_list,_dualwrite.mirror_counters,_dualwrite.worker_list,_dualwrite.may_read,_dualwrite.bar,
-		_dualwrite.estimated_rows,_dualwrite.origin}';
+		_dualwrite.setting_list,_dualwrite.mirror_counters,_dualwrite.shadow_counters,_dualwrite.worker_list,
+		_dualwrite.may_read,_dualwrite.bar,_dualwrite.estimated_rows,_dualwrite.origin}';
 BEGIN
 	FOR routine IN
 		SELECT p.oid::regprocedure AS signature, n.nspname, p.proname

@@ -15,6 +15,7 @@
 #include "queue.h"
 #include "reconcile.h"
 #include "settings.h"
+#include "shadowstats.h"
 #include "slots.h"
 #include "sql.h"
 
@@ -66,6 +67,7 @@ static const DwDuty duties[] = {
 	{DW_ROLE_BACKFILL, "backfill", DW_PHASE_BACKFILL, DW_PHASE_READ_SWITCH, POLL_MS, backfill_duty},
 	{DW_ROLE_RECONCILE, "reconcile", DW_PHASE_VERIFY, DW_PHASE_CUTOVER, POLL_MS, reconcile_duty},
 	{DW_ROLE_NONE, "alerts", DW_PHASE_SHADOW, DW_PHASE_CUTOVER, POLL_MS, dw_alerts_step},
+	{DW_ROLE_NONE, "shadow reads", DW_PHASE_VERIFY, DW_PHASE_CUTOVER, POLL_MS, dw_shadow_step},
 	{DW_ROLE_NONE, "housekeeping", DW_PHASE_SHADOW, DW_PHASE_CUTOVER, HOUSEKEEPING_MS, housekeeping_duty},
 };
 

@@ -17,6 +17,7 @@
 #include "reconcile.h"
 #include "sequences.h"
 #include "settings.h"
+#include "shadowstats.h"
 #include "sql.h"
 #include "stats.h"
 #include "triggers.h"
@@ -352,19 +353,39 @@ check_shadow_failures(const DwMigration *migration, DwGate *gate)
 							   call_of("reset_stats", migration, ""));
 }
 
-/* Shadow reads are not recorded yet, so asking for some can only be answered with no. */
+/* Those skipped were not compared and count for nothing; an error of the other side counts as disagreement. */
 static void
 check_shadow_reads(const DwMigration *migration, DwGate *gate)
 {
 	int64		wanted = dw_setting_int(migration->id, "gate_shadow_min_reads");
+	double		agreement = dw_setting_real(migration->id, "gate_shadow_agreement");
+	DwShadowTotals totals;
+	int64		compared;
+	double		share;
 
 	if (wanted == 0)
 	{
 		gate->name = NULL;
 		return;
 	}
-	gate->detail = psprintf("%s wanted, and this version records none", counted(wanted, "shadow read", "shadow reads"));
-	gate->next_step = call_of("configure", migration, ", 'gate_shadow_min_reads', '0'");
+	dw_shadow_totals(migration, &totals);
+	compared = totals.counters[DW_SHADOW_AGREED] + totals.counters[DW_SHADOW_MISMATCHED] + totals.counters[DW_SHADOW_ERRORS];
+	share = compared == 0 ? 0 : (double) totals.counters[DW_SHADOW_AGREED] / (double) compared;
+	gate->passed = compared >= wanted && share >= agreement;
+	gate->detail = psprintf(INT64_FORMAT " of %s", compared, counted(wanted, "shadow read", "shadow reads"));
+	if (compared > 0)
+		gate->detail = psprintf("%s; " INT64_FORMAT " mismatched, " INT64_FORMAT " failed; %.8g %% agreed, %.8g %% wanted", gate->detail,
+								totals.counters[DW_SHADOW_MISMATCHED], totals.counters[DW_SHADOW_ERRORS],
+								share * 100, agreement * 100);
+	if ((double) (compared - totals.counters[DW_SHADOW_AGREED]) > (1 - agreement) * (double) Max(wanted, compared) + 1e-9)
+	{
+		/* too many already: waiting for the rest of the reads would not help */
+		gate->waitable = false;
+		gate->next_step = psprintf("read dualwrite.shadow_read_mismatches, mend what differs, and count anew: %s",
+								   call_of("reset_shadow_reads", migration, ""));
+	}
+	else
+		gate->next_step = pstrdup("let the application read by dualwrite.shadow_read, and wait");
 }
 
 #define UNFILLED_OLD_COLUMN \
@@ -494,7 +515,7 @@ static const struct
 	[DW_GATE_QUEUE] = {"queue", check_queue, false, true, true},
 	[DW_GATE_DEAD_LETTERS] = {"dead_letters", check_dead_letters, false, false, false},
 	[DW_GATE_SHADOW_FAILURES] = {"shadow_failures", check_shadow_failures, true, false, false},
-	[DW_GATE_SHADOW_READS] = {"shadow_reads", check_shadow_reads, true, false, false},
+	[DW_GATE_SHADOW_READS] = {"shadow_reads", check_shadow_reads, true, true, false},
 	[DW_GATE_REVERSE] = {"reverse", check_reverse, false, false, false},
 	[DW_GATE_SEQUENCES] = {"sequences", check_sequences, true, false, false},
 	[DW_GATE_SNAPSHOTS] = {"snapshots", check_snapshots, false, true, false},

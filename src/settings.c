@@ -61,6 +61,13 @@ static const struct config_enum_entry mirror_on_error_options[] = {
 	{NULL, 0, false}
 };
 
+static const struct config_enum_entry shadow_read_compare_options[] = {
+	{"set", 's', false},
+	{"ordered", 'o', false},
+	{"scalar", 'v', false},
+	{NULL, 0, false}
+};
+
 static const struct config_enum_entry read_side_options[] = {
 	{"auto", 'a', false},
 	{"old", 'o', false},
@@ -109,6 +116,18 @@ static const DwSetting settings[] = {
 	.meaning = "Share of shadow reads that must have agreed before reads may move to the new side."},
 	{"gate_shadow_min_reads", DW_KIND_INT, "0", NUMBER(0, INT_MAX), .unit = "reads",
 	.meaning = "Shadow reads that must have been made before reads may move to the new side; 0 asks for none."},
+	{"shadow_read_percent", DW_KIND_REAL, "100", NUMBER(0, 100), .unit = "percent",
+	.meaning = "Share of the calls of shadow_read that run the other side, too, and compare."},
+	{"shadow_read_max_ms", DW_KIND_INT, "250", NUMBER(1, 3600000), .unit = "ms",
+	.meaning = "Time that a shadow read may take on the other side, comparing included; it is broken off then."},
+	{"shadow_read_max_rows", DW_KIND_INT, "10000", NUMBER(1, 10000000), .unit = "rows",
+	.meaning = "Rows that a shadow read may take from the other side; it is broken off then."},
+	{"shadow_read_compare", DW_KIND_ENUM, "set", .options = shadow_read_compare_options,
+	.meaning = "How a shadow read compares where its caller does not say: as a set of rows, ordered, or the one value of one row (scalar)."},
+	{"shadow_read_keep", DW_KIND_INT, "100", NUMBER(0, 100000), .unit = "reads",
+	.meaning = "Shadow reads that did not agree which are kept in dualwrite.shadow_read_mismatches, the last ones."},
+	{"shadow_read_max_failures", DW_KIND_INT, "100", NUMBER(0, INT_MAX), .unit = "reads",
+	.meaning = "Failures of the other side in a row, by error or over its budget, after which shadow reads leave it alone until reset_shadow_reads; 0 never does."},
 	{"cutover_swap_names", DW_KIND_BOOL, "off",
 	.meaning = "At cutover the new table takes the old one's name."},
 	{"lock_timeout_ms", DW_KIND_INT, "400", NUMBER(1, 3600000), .unit = "ms",
@@ -157,6 +176,19 @@ parse_interval(const char *text, int64 *ms)
 	return true;
 }
 
+/* Which words a setting takes; there are two or more of them. */
+static char *
+option_hint(const struct config_enum_entry *options)
+{
+	StringInfoData hint;
+
+	initStringInfo(&hint);
+	for (const struct config_enum_entry *option = options; option->name; option++)
+		appendStringInfo(&hint, "%s\"%s\"", option == options ? "It takes " : option[1].name ? ", " : " or ", option->name);
+	appendStringInfoChar(&hint, '.');
+	return hint.data;
+}
+
 /*
  * Parse the text of a value.  On failure returns false and sets *hint to what would be right (palloc'd or constant).
  * Strings and intervals yield the text itself.
@@ -194,7 +226,7 @@ parse_value(const DwSetting *setting, const char *text, DwSettingValue *value, c
 					value->integer = option->val;
 					return true;
 				}
-			*hint = psprintf("It takes \"%s\" or \"%s\".", setting->options[0].name, setting->options[1].name);
+			*hint = option_hint(setting->options);
 			return false;
 		case DW_KIND_INTERVAL:
 			value->string = unconstify(char *, text);

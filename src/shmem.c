@@ -16,7 +16,7 @@
 #define STATS_SLOTS_SPARE		20	/* together below 48 kB; the server keeps some 100 kB for everybody */
 
 /* The layout is part of the name: after an update without a restart, new sessions must not use the old struct. */
-#define STRUCT_NAME "dualwrite 1"
+#define STRUCT_NAME "dualwrite 2"
 
 static DwShared *shared = NULL;
 static bool preloaded = false;
@@ -42,6 +42,12 @@ init_shared(DwShared *fresh)
 {
 	memset(fresh, 0, shared_size());
 	LWLockInitialize(&fresh->lock, LWLockNewTrancheId());
+	for (int i = 0; i < DW_SHADOW_SLOTS; i++)
+	{
+		pg_atomic_init_u64(&fresh->shadow[i].used_at, 0);
+		for (int c = 0; c < DW_SHADOW_NUM_COUNTERS; c++)
+			pg_atomic_init_u64(&fresh->shadow[i].counters[c], 0);
+	}
 	fresh->nstats = stats_slots();
 	for (int i = 0; i < fresh->nstats; i++)
 	{

@@ -6,6 +6,7 @@
 #ifndef DW_SHMEM_H
 #define DW_SHMEM_H
 
+#include "shadowstats.h"
 #include "stats.h"
 
 #include "port/atomics.h"
@@ -27,6 +28,19 @@ typedef struct DwStatsSlot
 	pg_atomic_uint64 total_ns;
 	pg_atomic_uint64 histogram[DW_HISTOGRAM_BUCKETS];
 } DwStatsSlot;
+
+#define DW_SHADOW_SLOTS		32
+
+/* Shadow reads of one migration, in one phase. */
+typedef struct DwShadowSlot
+{
+	Oid			database;		/* InvalidOid: free */
+	int32		migration_id;
+	TimestampTz phase_since;	/* of the migration when it was counted */
+	TimestampTz since;			/* counted since */
+	pg_atomic_uint64 used_at;	/* as above */
+	pg_atomic_uint64 counters[DW_SHADOW_NUM_COUNTERS];
+} DwShadowSlot;
 
 typedef enum DwSlotState
 {
@@ -89,6 +103,7 @@ typedef struct DwShared
 	bool		looked_everywhere;	/* each database was visited since the server started */
 	bool		crowded;		/* dualwrite.max_workers is reached and others want to start */
 	DwWorkerSlot workers[DW_WORKER_SLOTS];
+	DwShadowSlot shadow[DW_SHADOW_SLOTS];
 	int			nstats;
 	DwStatsSlot stats[FLEXIBLE_ARRAY_MEMBER];
 } DwShared;

@@ -23,6 +23,7 @@ INSERT INTO wanted_function VALUES
 	('read_side', 'migration text, bucket anyelement', 'text'),
 	('create_read_view', 'migration text, view_name text, new_table regclass, strategy text, shape text', NULL),
 	('drop_read_view', 'view_name text', NULL),
+	('shadow_read', 'migration text, old_query text, new_query text, args text[]', 'SETOF record'),
 	('reconcile', 'migration text, sample_percent numeric, background boolean', 'SETOF record'),
 	('repair', 'migration text, key jsonb, new_table regclass, dry_run boolean', NULL),
 	('retry', 'migration text, key jsonb', NULL),
@@ -63,6 +64,8 @@ INSERT INTO wanted_view VALUES
 	('dead_letters', '{migration,old_table,new_table,key,enqueued_at,attempts,next_attempt_at,sqlstate,message}'),
 	('events', '{migration,occurred_at,actor,event,from_phase,to_phase,waived,reason,detail}'),
 	('workers', '{pid,migration,role,state,doing,since,last_error}'),
+	('shadow_reads', '{migration}'),
+	('shadow_read_mismatches', '{migration}'),
 	('mappings', '{migration}'),
 	('settings', '{setting,value,default_value,unit,meaning}');
 
@@ -71,12 +74,12 @@ SELECT is(
 	 FROM pg_attribute a
 	 WHERE a.attrelid = to_regclass('dualwrite.' || v.name) AND a.attnum BETWEEN 1 AND cardinality(v.columns)),
 	v.columns, 'columns of ' || v.name)
-FROM wanted_view v WHERE v.name NOT IN ('mappings', 'settings') ORDER BY v.name;
+FROM wanted_view v WHERE v.name NOT IN ('mappings', 'settings', 'shadow_reads', 'shadow_read_mismatches') ORDER BY v.name;
 
 SELECT ok(
 	v.columns <@ (SELECT array_agg(a.attname::text) FROM pg_attribute a WHERE a.attrelid = to_regclass('dualwrite.' || v.name)),
 	'columns of ' || v.name)
-FROM wanted_view v WHERE v.name IN ('mappings', 'settings') ORDER BY v.name;
+FROM wanted_view v WHERE v.name IN ('mappings', 'settings', 'shadow_reads', 'shadow_read_mismatches') ORDER BY v.name;
 
 -- Control is for those to whom it was granted; routing reads is for every application.
 SELECT is_empty(
