@@ -15,6 +15,7 @@
 
 #include "catalog/pg_type.h"
 #include "lib/stringinfo.h"
+#include "parser/parser.h"
 #include "utils/builtins.h"
 #include "utils/datetime.h"
 #include "utils/fmgrprotos.h"
@@ -294,6 +295,8 @@ void
 dw_setting_check_migration(const char *name, const char *value)
 {
 	dw_setting_check(name, value);
+	if (strcmp(name, "throttle_query") == 0 && value != NULL && value[0] != '\0')
+		(void) raw_parser(value, RAW_PARSE_DEFAULT);	/* one that does not even parse would hold the backfill back for ever */
 	if (settings[find_setting(name)].server_only)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
