@@ -21,10 +21,13 @@
 #include "executor/executor.h"
 #include "miscadmin.h"
 #include "nodes/makefuncs.h"
+#include "partitioning/partbounds.h"
+#include "partitioning/partdesc.h"
 #include "storage/lmgr.h"
 #include "storage/predicate.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
+#include "utils/partcache.h"
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
 
@@ -205,13 +208,73 @@ leaf_takes(DwLookup *lookup, DwLeaf *leaf, TupleTableSlot *row)
 	return result;
 }
 
-DwLeaf *
-dw_lookup_leaf_for(DwLookup *lookup, TupleTableSlot *row, bool must)
+/* Index of the partition that takes these values of the partition key, as get_partition_for_tuple finds it; -1: none. */
+static int
+find_partition(PartitionKey key, PartitionDesc desc, Datum *values, bool *nulls)
+{
+	PartitionBoundInfo bound = desc->boundinfo;
+	int			index = -1;
+	int			offset;
+	bool		equal = false;
+	bool		any_null = false;
+
+	for (int i = 0; i < key->partnatts; i++)
+		any_null |= nulls[i];
+	switch (key->strategy)
+	{
+		case PARTITION_STRATEGY_HASH:
+			return bound->indexes[compute_partition_hash_value(key->partnatts, key->partsupfunc, key->partcollation,
+															   values, nulls) % bound->nindexes];
+		case PARTITION_STRATEGY_LIST:
+			if (any_null && partition_bound_accepts_nulls(bound))
+				index = bound->null_index;
+			else if (!any_null)
+			{
+				offset = partition_list_bsearch(key->partsupfunc, key->partcollation, bound, values[0], &equal);
+				index = offset >= 0 && equal ? bound->indexes[offset] : -1;
+			}
+			break;
+		case PARTITION_STRATEGY_RANGE:
+			if (!any_null)
+			{
+				offset = partition_range_datum_bsearch(key->partsupfunc, key->partcollation, bound, key->partnatts,
+													   values, &equal);
+				index = bound->indexes[offset + 1];
+			}
+			break;
+	}
+	return index >= 0 ? index : bound->default_index;
+}
+
+/*
+ * The leaf by the bounds of the root's partitions, without opening the others: each would have to be locked, and somebody
+ * else's lock on a leaf that is not concerned is nothing to wait for.  false: not to be had this way, with expressions in
+ * the partition key or partitions of partitions.
+ */
+static bool
+leaf_by_bounds(DwLookup *lookup, TupleTableSlot *row, Oid *leaf)
+{
+	PartitionKey key = RelationGetPartitionKey(lookup->root);
+	PartitionDesc desc = RelationGetPartitionDesc(lookup->root, true);
+	Datum		values[PARTITION_MAX_KEYS];
+	bool		nulls[PARTITION_MAX_KEYS];
+	int			index;
+
+	if (key->partexprs != NIL || desc->nparts == 0)
+		return false;
+	for (int i = 0; i < key->partnatts; i++)
+		values[i] = slot_getattr(row, key->partattrs[i], &nulls[i]);
+	index = find_partition(key, desc, values, nulls);
+	*leaf = index >= 0 ? desc->oids[index] : InvalidOid;
+	return index < 0 || desc->is_leaf[index];
+}
+
+/* The same by the partition constraint of each leaf. */
+static DwLeaf *
+leaf_by_constraint(DwLookup *lookup, TupleTableSlot *row)
 {
 	ListCell   *lc;
 
-	if (!lookup->partitioned)
-		return dw_lookup_leaf(lookup, lookup->shape->relid);
 	if (lookup->last != NULL && leaf_takes(lookup, lookup->last, row))
 		return lookup->last;
 	foreach(lc, lookup->heaps)
@@ -221,13 +284,28 @@ dw_lookup_leaf_for(DwLookup *lookup, TupleTableSlot *row, bool must)
 		if (leaf != lookup->last && leaf_takes(lookup, leaf, row))
 			return lookup->last = leaf;
 	}
-	if (must)
+	return NULL;
+}
+
+DwLeaf *
+dw_lookup_leaf_for(DwLookup *lookup, TupleTableSlot *row, bool must)
+{
+	DwLeaf	   *leaf = NULL;
+	Oid			relid;
+
+	if (!lookup->partitioned)
+		return dw_lookup_leaf(lookup, lookup->shape->relid);
+	if (!leaf_by_bounds(lookup, row, &relid))
+		leaf = leaf_by_constraint(lookup, row);
+	else if (OidIsValid(relid))
+		leaf = dw_lookup_leaf(lookup, relid);
+	if (leaf == NULL && must)
 		ereport(ERROR,
 				(errcode(ERRCODE_CHECK_VIOLATION),
 				 errmsg("no partition of relation \"%s\" found for row", RelationGetRelationName(lookup->root)),
 				 errhint("Create the partition, or a default one."),
 				 errtable(lookup->root)));
-	return NULL;
+	return leaf;
 }
 
 /* A row that has nothing but the key, to be routed. */

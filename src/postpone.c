@@ -3,7 +3,7 @@
  *
  * A subtransaction cannot span the row triggers of a statement, since undoing it would undo what the user's triggers did
  * in between; and one a row would overflow the snapshot's cache of subtransactions and slow every backend.  So keys are
- * collected, and converged together, in one subtransaction, when the statement is over; only when that fails, one by one.
+ * collected, and converged together, in one subtransaction, when the statement is over; only when that fails, by halves.
  * Converging reads the newest version, so that it does not matter what happened to the row in between.
  *
  * Foreign keys of the target are checked inside that subtransaction, too, not with the application's.
@@ -17,6 +17,7 @@
 #include "stats.h"
 
 #include "access/xact.h"
+#include "miscadmin.h"
 #include "commands/trigger.h"
 #include "utils/snapmgr.h"
 
@@ -135,45 +136,45 @@ count_settled(List *keys, instr_time start)
 	}
 }
 
-/* One key after the other, each in its own subtransaction: only the failing ones are queued. */
-static void
-settle_one_by_one(List *keys, bool undo)
+static List *
+part_of(List *keys, int from, int to)
 {
-	ListCell   *lc;
+	List	   *part = NIL;
 
-	foreach(lc, keys)
-	{
-		DwPostponed *postponed = lfirst(lc);
-		DwFlow	   *flow = flow_of(postponed);
-		Settling	settling = {list_make1(postponed)};
-		DwError		error;
-		instr_time	start;
-
-		if (flow == NULL)
-			continue;
-		INSTR_TIME_SET_CURRENT(start);
-		if (dw_try(settle, &settling, undo, flow->compiled->queue_errors ? NULL : is_missing_parent, &error))
-			count_settled(settling.keys, start);
-		else
-			enqueue(postponed, &error);
-	}
+	for (int i = from; i < to; i++)
+		part = lappend(part, list_nth(keys, i));
+	return part;
 }
 
-/* Keys of one policy. */
+/*
+ * Keys of one policy, all in one subtransaction; where that fails, in two halves, and so on, until the keys that fail are
+ * alone: they are queued.  A bad one in ten thousand costs some thirty subtransactions.
+ */
 static void
 settle_all(List *keys, bool undo)
 {
+	int			n = list_length(keys);
 	Settling	settling = {keys};
+	DwFlow	   *flow;
 	DwError		error;
 	instr_time	start;
 
-	if (keys == NIL)
+	check_stack_depth();
+	if (n == 0)
+		return;
+	flow = flow_of(linitial(keys));
+	if (flow == NULL && n == 1)
 		return;
 	INSTR_TIME_SET_CURRENT(start);
-	if (dw_try(settle, &settling, undo, NULL, &error))
+	if (dw_try(settle, &settling, undo, n > 1 || flow->compiled->queue_errors ? NULL : is_missing_parent, &error))
 		count_settled(keys, start);
+	else if (n == 1)
+		enqueue(linitial(keys), &error);
 	else
-		settle_one_by_one(keys, undo);
+	{
+		settle_all(part_of(keys, 0, n / 2), undo);
+		settle_all(part_of(keys, n / 2, n), undo);
+	}
 }
 
 void

@@ -263,6 +263,47 @@ INSERT INTO io VALUES (1, 'a'), (2, 'b');
 SELECT lives_ok($$WITH gone AS (DELETE FROM io WHERE id = 1 RETURNING *) INSERT INTO io SELECT id, v || '~' FROM gone$$, 'DELETE and INSERT of a key in one command');
 SELECT is(differences('TABLE io', 'TABLE inn'), 0::bigint, 'is mirrored');
 
+-- Finding the leaf opened and locked every leaf on the way to it.
+CREATE TABLE ho (id int PRIMARY KEY, v int);
+CREATE TABLE hn (id int PRIMARY KEY, v int) PARTITION BY HASH (id);
+SELECT format('CREATE TABLE hn%s PARTITION OF hn FOR VALUES WITH (MODULUS 16, REMAINDER %s)', g, g) FROM generate_series(0, 15) g \gexec
+SELECT dualwrite.create_migration('hash', 'ho', 'hn');
+CALL dualwrite.run('hash', 'verify');
+INSERT INTO ho SELECT g, g FROM generate_series(1, 500) g;
+SELECT is(differences('TABLE ho', 'TABLE hn'), 0::bigint, 'hash partitions');
+BEGIN;
+UPDATE ho SET v = 0 WHERE id = 7;
+SELECT is((SELECT count(DISTINCT c.oid) FROM pg_locks l JOIN pg_class c ON c.oid = l.relation
+	WHERE l.pid = pg_backend_pid() AND c.relname ~ '^hn\d+$'), 1::bigint, 'only the leaf concerned is locked');
+COMMIT;
+CREATE TABLE ro (id int PRIMARY KEY, k text, v int);
+CREATE TABLE rn (id int, k text, v int, PRIMARY KEY (k, id)) PARTITION BY LIST (k);
+CREATE TABLE rn_ab PARTITION OF rn FOR VALUES IN ('a', 'b');
+CREATE TABLE rn_c PARTITION OF rn FOR VALUES IN ('c') PARTITION BY RANGE (id);
+CREATE TABLE rn_c1 (v int, k text NOT NULL, id int NOT NULL);
+ALTER TABLE rn_c ATTACH PARTITION rn_c1 FOR VALUES FROM (MINVALUE) TO (100);
+CREATE TABLE rn_c2 PARTITION OF rn_c FOR VALUES FROM (100) TO (MAXVALUE);
+ALTER TABLE ro DROP CONSTRAINT ro_pkey, ADD PRIMARY KEY (k, id);
+SELECT dualwrite.create_migration('ranges', 'ro', 'rn');
+CALL dualwrite.run('ranges', 'verify');
+INSERT INTO ro SELECT g, chr(97 + g % 3), g FROM generate_series(1, 200) g;
+UPDATE ro SET v = v + 1;
+UPDATE ro SET k = chr(97 + (id + 1) % 3) WHERE id < 150;
+UPDATE ro SET id = id + 95 WHERE id < 50;
+SELECT is(differences('SELECT id, k, v FROM ro', 'SELECT id, k, v FROM rn'), 0::bigint, 'lists, and ranges below them');
+SELECT throws_ok($$INSERT INTO ro VALUES (1, 'z', 1)$$, '23514', NULL, 'no partition takes it');
+
+-- One row that fails cost a subtransaction for each of the others.
+CREATE TABLE bo (id int PRIMARY KEY, v int);
+CREATE TABLE bn (id int PRIMARY KEY, v int CHECK (v <> 777));
+SELECT dualwrite.create_migration('bad', 'bo', 'bn');
+CALL dualwrite.run('bad', 'verify');
+SELECT dualwrite.configure('bad', 'mirror_on_error', 'queue');
+CREATE TEMP TABLE xid AS SELECT txid_current() AS before;
+INSERT INTO bo SELECT g, g FROM generate_series(1, 2000) g;
+SELECT is((SELECT count(*) FROM bn), 1999::bigint, 'the good rows are mirrored');
+SELECT cmp_ok((SELECT txid_current() - before FROM xid), '<', 200::bigint, 'with few subtransactions');
+
 -- Errors of the new side showed its columns to writers who may not read it.
 CREATE ROLE edge_writer;
 CREATE TABLE so (id int PRIMARY KEY, v int);
