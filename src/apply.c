@@ -22,6 +22,7 @@ dw_target_open(DwFlow *flow, bool wait)
 	MemoryContext old = MemoryContextSwitchTo(context);
 	DwTarget   *target = palloc0(sizeof(DwTarget));
 	bool		foreign = flow->direction == DW_FORWARD && flow->compiled->new_is_foreign;
+	DwOwnerScope scope;
 
 	target->flow = flow;
 	target->wait = wait;
@@ -30,7 +31,10 @@ dw_target_open(DwFlow *flow, bool wait)
 	target->row = MakeSingleTupleTableSlot(flow->target_desc, &TTSOpsVirtual);
 	target->old_row = MakeSingleTupleTableSlot(flow->target_desc, &TTSOpsVirtual);
 	target->engine = foreign ? &dw_statement_engine : &dw_direct_engine;
+	/* planning the columns' defaults may run functions of the owner */
+	dw_owner_enter(&scope, flow->target_owner, false);
 	target->engine->open(target);
+	dw_owner_leave(&scope);
 	MemoryContextSwitchTo(old);
 	return target;
 }

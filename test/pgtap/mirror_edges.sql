@@ -304,6 +304,29 @@ INSERT INTO bo SELECT g, g FROM generate_series(1, 2000) g;
 SELECT is((SELECT count(*) FROM bn), 1999::bigint, 'the good rows are mirrored');
 SELECT cmp_ok((SELECT txid_current() - before FROM xid), '<', 200::bigint, 'with few subtransactions');
 
+-- Functions in defaults of the new table were run by the planner as whoever wrote the old one.
+CREATE ROLE edge_owner;
+GRANT CREATE ON SCHEMA public TO edge_owner;
+CREATE TABLE seen (who name);
+GRANT INSERT ON seen TO PUBLIC;
+SET ROLE edge_owner;
+CREATE FUNCTION note() RETURNS void LANGUAGE sql VOLATILE AS $$ INSERT INTO seen VALUES (current_user) $$;
+CREATE FUNCTION spy() RETURNS int LANGUAGE plpgsql IMMUTABLE AS $$ BEGIN PERFORM note(); RETURN 1; END $$;
+CREATE TABLE wo (id int PRIMARY KEY, v int);
+CREATE TABLE wn (id int PRIMARY KEY, v int, d int DEFAULT spy(), CHECK (spy() = 1));
+RESET ROLE;
+SELECT dualwrite.create_migration('spy', 'wo', 'wn');
+CALL dualwrite.run('spy', 'verify');
+TRUNCATE seen;
+INSERT INTO wo VALUES (1, 1), (2, 2);
+UPDATE wo SET v = v + 1;
+DELETE FROM wo WHERE id = 2;
+SELECT is((SELECT string_agg(DISTINCT who, ', ') FROM seen), 'edge_owner', 'code of the owner runs as the owner');
+SELECT dualwrite.rollback('spy', 'defined', force => true);
+SELECT dualwrite.drop_migration('spy');
+DROP OWNED BY edge_owner CASCADE;
+DROP ROLE edge_owner;
+
 -- Errors of the new side showed its columns to writers who may not read it.
 CREATE ROLE edge_writer;
 CREATE TABLE so (id int PRIMARY KEY, v int);
