@@ -13,3 +13,8 @@ CREATE FUNCTION dualwrite.discard_dead(migration text, key jsonb, reason text) R
 	LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'dw_discard_dead';
 COMMENT ON FUNCTION dualwrite.discard_dead(text, jsonb, text) IS
 	'give up the dead letters of a key, with the reason in the audit; returns their number';
+
+CREATE FUNCTION dualwrite.throttle(migration text, ratio numeric, until interval = '1 hour') RETURNS timestamptz
+	LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'dw_throttle_sql';
+COMMENT ON FUNCTION dualwrite.throttle(text, numeric, interval) IS
+	'for this long, copy at a share of the full speed whatever the signals say: 1 full speed, 0.25 a quarter, 0 not at all; the caps in rows/s and MB/s still hold; NULL goes by the signals again; returns the end of it';

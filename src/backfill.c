@@ -25,6 +25,8 @@
 #include "backfill.h"
 #include "converge.h"
 #include "follow.h"
+#include "mapping.h"
+#include "override.h"
 #include "owner.h"
 #include "queue.h"
 #include "settings.h"
@@ -39,6 +41,7 @@
 #include "catalog/pg_trigger.h"
 #include "catalog/pg_type.h"
 #include "commands/trigger.h"
+#include "executor/instrument.h"
 #include "executor/spi.h"
 #include "miscadmin.h"
 #include "portability/instr_time.h"
@@ -74,6 +77,8 @@ typedef struct DwHeap
 	Oid			relfilenode;
 	int64		next_block;
 	int64		end_block;
+	bool		overridden;		/* somebody's word stands against the signals: */
+	double		ratio;			/* be at work for this share of the time */
 } DwHeap;
 
 typedef struct DwCounts
@@ -116,8 +121,9 @@ static struct
 {
 	int			blocks;
 	double		rows_per_block;
+	double		bytes_per_block;	/* read or written, whichever is more */
 	int			locked;			/* batches given up for a lock, in a row */
-}			pace = {DW_FIRST_BLOCKS, 0, 0};
+}			pace = {DW_FIRST_BLOCKS, 0, BLCKSZ, 0};
 
 /* ---- where the walk stands ---- */
 
@@ -203,7 +209,7 @@ pick_heap(int32 migration_id)
 			   "ORDER BY b.next_block >= b.end_block, b.heap::oid LIMIT 1 FOR UPDATE OF b SKIP LOCKED",
 			   1, (DwArg[]) {DW_INT4(migration_id)}) > 0)
 	{
-		place = MemoryContextAlloc(sql.caller, sizeof(DwHeap));
+		place = MemoryContextAllocZero(sql.caller, sizeof(DwHeap));
 		place->mapping_id = DatumGetInt32(dw_sql_value(0, 1, &isnull));
 		place->relid = DatumGetObjectId(dw_sql_value(0, 2, &isnull));
 		place->ordinal = DatumGetInt32(dw_sql_value(0, 3, &isnull));
@@ -256,6 +262,21 @@ abandon_heap(const DwHeap *place)
 	dw_sql_end(&sql);
 }
 
+/* What throttled_by shall say, a line each: an override first, it comes on top of any other reason. */
+static char *
+joined_reasons(const DwHeap *place, List *reasons)
+{
+	StringInfoData joined;
+	ListCell   *lc;
+
+	initStringInfo(&joined);
+	if (place->overridden)
+		appendStringInfoString(&joined, "override");
+	foreach(lc, reasons)
+		appendStringInfo(&joined, "%s%s", joined.len > 0 ? "\n" : "", (char *) lfirst(lc));
+	return joined.data;
+}
+
 static void
 checkpoint(const DwHeap *place, int64 next_block, const DwCounts *counts)
 {
@@ -263,28 +284,24 @@ checkpoint(const DwHeap *place, int64 next_block, const DwCounts *counts)
 
 	dw_sql_begin(&sql);
 	(void) dw_sql("UPDATE _dualwrite.backfill SET next_block = $3, rows_done = rows_done + $4, rows_copied = rows_copied + $5, "
-				  "rows_queued = rows_queued + $6, updated_at = clock_timestamp(), throttled_by = '{}' "
+				  "rows_queued = rows_queued + $6, updated_at = clock_timestamp(), throttled_by = string_to_array($7, E'\\n') "
 				  "WHERE mapping_id = $1 AND heap = $2",
-				  6, (DwArg[]) {DW_INT4(place->mapping_id), DW_OID(place->relid), DW_INT8(next_block),
-				  DW_INT8(counts->done), DW_INT8(counts->copied), DW_INT8(counts->queued)});
+				  7, (DwArg[]) {DW_INT4(place->mapping_id), DW_OID(place->relid), DW_INT8(next_block),
+				  DW_INT8(counts->done), DW_INT8(counts->copied), DW_INT8(counts->queued),
+				  DW_TEXT(joined_reasons(place, NIL))});
 	dw_sql_end(&sql);
 }
 
-/* Say why nothing happens, once. */
+/* Say why nothing happens, once: all reasons that are known. */
 static void
 note_reasons(const DwHeap *place, List *reasons)
 {
-	StringInfoData joined;
-	ListCell   *lc;
 	DwSql		sql;
 
-	initStringInfo(&joined);
-	foreach(lc, reasons)
-		appendStringInfo(&joined, "%s%s", joined.len > 0 ? "\n" : "", (char *) lfirst(lc));
 	dw_sql_begin(&sql);
 	(void) dw_sql("UPDATE _dualwrite.backfill SET throttled_by = string_to_array($3, E'\\n') "
 				  "WHERE mapping_id = $1 AND heap = $2 AND throttled_by <> string_to_array($3, E'\\n')",
-				  3, (DwArg[]) {DW_INT4(place->mapping_id), DW_OID(place->relid), DW_TEXT(joined.data)});
+				  3, (DwArg[]) {DW_INT4(place->mapping_id), DW_OID(place->relid), DW_TEXT(joined_reasons(place, reasons))});
 	dw_sql_end(&sql);
 }
 
@@ -730,33 +747,76 @@ copy_blocks(DwBatch *batch, int64 *end, double time_ms, instr_time start)
 	return copied;
 }
 
-/* End of the next batch's range: what a batch's time allows, and no more than a second of the rate. */
+/* What one batch, and a second of batches, may be: this worker's share of the caps, 0 = none. */
+typedef struct DwLimits
+{
+	double		rows_per_second;
+	double		bytes_per_second;
+	double		batch_ms;
+} DwLimits;
+
+static void
+read_limits(int32 migration_id, const DwHeap *place, DwLimits *limits)
+{
+	int			sharing = dw_worker_sharing();
+	int64		rows = dw_setting_int(migration_id, "backfill_max_rows_per_second");
+
+	limits->rows_per_second = rows > 0 ? Max(1, rows / sharing) : 0;
+	limits->bytes_per_second = dw_setting_real(migration_id, "backfill_max_mb_per_second") * 1024 * 1024 / sharing;
+	limits->batch_ms = dw_setting_int(migration_id, "backfill_batch_ms");
+	if (place->overridden)
+		limits->batch_ms = Max(1, Min(limits->batch_ms, DW_MAX_CYCLE_MS * place->ratio));
+}
+
+/* End of the next batch's range: what a batch's time allows, and no more than a second of the rates. */
 static int64
-batch_end(const DwHeap *place, int64 max_rows_per_second)
+batch_end(const DwHeap *place, const DwLimits *limits)
 {
 	int64		blocks = pace.blocks;
 
-	if (max_rows_per_second > 0 && pace.rows_per_block > 0)
-		blocks = Min(blocks, Max(1, (int64) (max_rows_per_second / pace.rows_per_block)));
+	if (limits->rows_per_second > 0 && pace.rows_per_block > 0)
+		blocks = Min(blocks, Max(1, (int64) (limits->rows_per_second / pace.rows_per_block)));
+	if (limits->bytes_per_second > 0)
+		blocks = Min(blocks, Max(1, (int64) (limits->bytes_per_second / pace.bytes_per_block)));
 	return Min(place->end_block, place->next_block + blocks);
+}
+
+/* After a batch of that many blocks: learn from it, and say how long to wait before the next one. */
+static long
+keep_pace(const DwHeap *place, const DwLimits *limits, int64 blocks, int64 rows, uint64 wal_bytes, double took_ms)
+{
+	double		bytes = Max((double) blocks * BLCKSZ, (double) wal_bytes);
+	long		delay_ms;
+
+	pace.locked = 0;
+	pace.rows_per_block = (double) rows / Max(1, blocks);
+	pace.bytes_per_block = Max(BLCKSZ, bytes / Max(1, blocks));
+	/* a batch that was short for another reason than time says nothing about a longer one, unless it was too long */
+	if (blocks >= pace.blocks || took_ms > limits->batch_ms)
+		pace.blocks = dw_throttle_resize((int) blocks, took_ms, limits->batch_ms);
+	delay_ms = Max(dw_throttle_delay(rows, took_ms, limits->rows_per_second),
+				   dw_throttle_delay(bytes, took_ms, limits->bytes_per_second));
+	if (place->overridden)
+		delay_ms = Max(delay_ms, dw_throttle_rest(took_ms, place->ratio));
+	return delay_ms;
 }
 
 /* The batch itself, under its locks and with the snapshot active. */
 static DwStep
 run_batch(const DwMigration *migration, DwHeap *place, DwCompiled *compiled, Relation heap, long *delay_ms)
 {
-	int64		limit = dw_setting_int(migration->id, "backfill_max_rows_per_second");
-	int64		max_rows_per_second = limit > 0 ? Max(1, limit / dw_worker_sharing()) : 0;
-	double		wanted_ms = dw_setting_int(migration->id, "backfill_batch_ms");
-	int64		end = batch_end(place, max_rows_per_second);
-	double		took_ms;
+	DwLimits	limits;
+	uint64		wal_before = pgWalUsage.wal_bytes;
+	int64		end;
 	instr_time	start;
 	DwBatch		batch;
 	DwCopied	copied;
 
 	INSTR_TIME_SET_CURRENT(start);
+	read_limits(migration->id, place, &limits);
+	end = batch_end(place, &limits);
 	open_batch(&batch, place, compiled, heap);
-	copied = copy_blocks(&batch, &end, wanted_ms, start);
+	copied = copy_blocks(&batch, &end, limits.batch_ms, start);
 	close_batch(&batch);
 	if (copied == DW_COPY_UNREACHABLE)
 		return wait_because(place, "foreign server", DW_UNREACHABLE_MS, delay_ms);
@@ -768,13 +828,8 @@ run_batch(const DwMigration *migration, DwHeap *place, DwCompiled *compiled, Rel
 	}
 	checkpoint(place, end, &batch.total);
 
-	took_ms = elapsed_ms(start);
-	pace.locked = 0;
-	pace.rows_per_block = (double) batch.total.done / Max(1, end - place->next_block);
-	/* a batch that was short for another reason than time says nothing about a longer one, unless it was too long */
-	if (end - place->next_block >= pace.blocks || took_ms > wanted_ms)
-		pace.blocks = dw_throttle_resize((int) (end - place->next_block), took_ms, wanted_ms);
-	*delay_ms = dw_throttle_delay(batch.total.done, took_ms, max_rows_per_second);
+	*delay_ms = keep_pace(place, &limits, end - place->next_block, batch.total.done,
+						  pgWalUsage.wal_bytes - wal_before, elapsed_ms(start));
 	return DW_STEP_WORKED;
 }
 
@@ -948,23 +1003,43 @@ check_tables(const DwMapping *mapping)
 				 errhint("Call dualwrite.rollback and drop the mapping or the migration.")));
 }
 
+/* The tables of a mapping with their leaves: those that somebody may wait for, or vacuum. */
+static List *
+tables_concerned(const DwMapping *mapping)
+{
+	return list_concat(dw_heaps_of(mapping->old_table, NoLock), dw_heaps_of(mapping->new_table, NoLock));
+}
+
+/*
+ * Must there be no batch just now?  An override stands against all signals, even one that cannot be read.
+ */
+static bool
+is_held_back(int32 migration_id, const DwMapping *mapping, DwHeap *place)
+{
+	List	   *tripped = NIL;
+
+	place->overridden = dw_override_get(migration_id, &place->ratio);
+	if (!place->overridden)
+		tripped = dw_throttle_signals(migration_id, tables_concerned(mapping), dw_relation_owner(mapping->old_table));
+	if (tripped == NIL && !(place->overridden && place->ratio <= 0))
+		return false;
+	note_reasons(place, tripped);
+	return true;
+}
+
 /* What to do with the heap that was picked. */
 static DwStep
 step_at(const DwMigration *migration, DwHeap *place, long *delay_ms)
 {
 	DwMapping  *mapping = dw_mapping_by_id(place->mapping_id);
-	List	   *tripped;
 
 	if (mapping == NULL || !still_wanted(migration->id))
 		return DW_STEP_IDLE;
 	if (place->next_block >= place->end_block)
 		return finish_mapping(migration, mapping, place, delay_ms);
 	check_tables(mapping);
-	tripped = dw_throttle_signals(migration->id, list_make3_oid(mapping->old_table, place->relid, mapping->new_table),
-								  dw_relation_owner(mapping->old_table));
-	if (tripped != NIL)
+	if (is_held_back(migration->id, mapping, place))
 	{
-		note_reasons(place, tripped);
 		*delay_ms = DW_THROTTLED_MS;
 		return DW_STEP_WAIT;
 	}

@@ -84,15 +84,22 @@ check_phase(const DwMigration *migration)
 				 errhint("Rows are copied from phase \"backfill\" on, up to \"read_switch\".")));
 }
 
-/* Wait in a transaction that has neither a snapshot nor an xid. */
+/*
+ * Wait in a transaction that has neither a snapshot nor an xid.  All the time: whatever else sets the latch must not let a
+ * batch go that a limit holds back.
+ */
 static void
 pause_for(long delay_ms)
 {
-	if (delay_ms <= 0)
-		return;
-	(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, delay_ms, PG_WAIT_EXTENSION);
-	ResetLatch(MyLatch);
-	CHECK_FOR_INTERRUPTS();
+	TimestampTz end = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), delay_ms);
+
+	while (delay_ms > 0)
+	{
+		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, delay_ms, PG_WAIT_EXTENSION);
+		ResetLatch(MyLatch);
+		CHECK_FOR_INTERRUPTS();
+		delay_ms = TimestampDifferenceMilliseconds(GetCurrentTimestamp(), end);
+	}
 }
 
 static void

@@ -156,6 +156,14 @@ dw_before_delete_triggers(EState *estate, EPQState *epq, ResultRelInfo *rri, Ite
 #define dw_backend_status(i) pgstat_fetch_stat_local_beentry(i)
 #endif
 
+/* 16: why a slot was invalidated instead of where. */
+#if PG_VERSION_NUM >= 160000
+#define dw_slot_is_lost(slot) ((slot)->data.invalidated != RS_INVAL_NONE)
+#else
+#define dw_slot_is_lost(slot) \
+	(XLogRecPtrIsInvalid((slot)->data.restart_lsn) && !XLogRecPtrIsInvalid((slot)->data.invalidated_at))
+#endif
+
 /* 16: instr_time counts ticks in one number. */
 static inline instr_time
 dw_instr_time_divide(instr_time time, int64 divisor)

@@ -1,25 +1,26 @@
 /*
  * throttle.c: how fast background work may go, and when it must not.
  *
- * Arithmetic, and one function for each signal; no table of the extension is read here.  A signal that cannot be read
- * counts as tripped: a monitoring failure must never mean full speed.
+ * Arithmetic, the signals that tell of load and locks, and the table of all signals; no table of the extension is read here
+ * but for settings.  A signal is one function and one row, governed by one setting.  One that cannot be read counts as
+ * tripped: a monitoring failure must never mean full speed.
  */
 #include "postgres.h"
 
 #include "attempt.h"
 #include "owner.h"
 #include "settings.h"
+#include "signals.h"
 #include "throttle.h"
 
 #include <unistd.h>
 
-#include "access/xlog.h"
+#include "access/transam.h"
 #include "executor/spi.h"
 #include "miscadmin.h"
-#include "replication/walsender.h"
-#include "replication/walsender_private.h"
 #include "storage/latch.h"
 #include "storage/lock.h"
+#include "storage/procarray.h"
 #include "utils/backend_status.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
@@ -27,34 +28,8 @@
 #include "utils/timeout.h"
 #include "utils/timestamp.h"
 
-/* A session that waits longer than this is in trouble, or means to lock the table: get out of its way. */
-#define DW_WAITER_MS 250
 /* Time that throttle_query may take, ms. */
 #define DW_QUERY_MS 1000
-/* Marks of (time, WAL position) to date a standby's replay position by: one every DW_MARK_MS, so half an hour of them. */
-#define DW_MARKS 360
-#define DW_MARK_MS 5000
-
-typedef enum DwSignalState
-{
-	DW_SIGNAL_CLEAR,
-	DW_SIGNAL_TRIPPED,
-	DW_SIGNAL_UNREADABLE
-} DwSignalState;
-
-/* What the signals are asked about. */
-typedef struct DwSignalArgs
-{
-	int32		migration_id;
-	List	   *relids;
-	Oid			owner;
-} DwSignalArgs;
-
-typedef struct DwWalMark
-{
-	TimestampTz at;
-	XLogRecPtr	position;
-} DwWalMark;
 
 int
 dw_throttle_resize(int blocks, double took_ms, double wanted_ms)
@@ -67,105 +42,20 @@ dw_throttle_resize(int blocks, double took_ms, double wanted_ms)
 }
 
 long
-dw_throttle_delay(int64 rows, double took_ms, int64 max_rows_per_second)
+dw_throttle_delay(double amount, double took_ms, double max_per_second)
 {
 	double		due_ms;
 
-	if (max_rows_per_second <= 0)
+	if (max_per_second <= 0)
 		return 0;
-	due_ms = rows * 1000.0 / max_rows_per_second;
+	due_ms = amount * 1000.0 / max_per_second;
 	return due_ms > took_ms ? (long) (due_ms - took_ms) : 0;
 }
 
-/*
- * Remember where WAL was written to when, and say when it passed a position: 0 when that is not known to be past.
- * A walsender's own measure (applyLag) stands still while the standby does, so a stuck one must be dated from here.
- */
-static TimestampTz
-wal_passed_at(XLogRecPtr position, XLogRecPtr written, TimestampTz now)
+long
+dw_throttle_rest(double took_ms, double ratio)
 {
-	static DwWalMark marks[DW_MARKS];
-	static int	newest = -1;
-	static int	count = 0;
-
-	if (count == 0 || TimestampDifferenceExceeds(marks[newest].at, now, DW_MARK_MS))
-	{
-		newest = (newest + 1) % DW_MARKS;
-		count = Min(count + 1, DW_MARKS);
-		marks[newest].at = now;
-		marks[newest].position = written;
-	}
-	for (int i = count - 1; i >= 0; i--)
-	{
-		DwWalMark  *mark = &marks[(newest + DW_MARKS - i) % DW_MARKS];
-
-		if (mark->position > position)
-			return mark->at;
-	}
-	return 0;
-}
-
-/* Replay lag of the standby or subscriber that is furthest behind. */
-static DwSignalState
-signal_replication_lag(const DwSignalArgs *args)
-{
-	int64		limit_ms = dw_setting_int(args->migration_id, "throttle_max_replication_lag");
-	TimestampTz now = GetCurrentTimestamp();
-	XLogRecPtr	written;
-
-	if (limit_ms <= 0 || RecoveryInProgress())
-		return DW_SIGNAL_CLEAR;
-	if (WalSndCtl == NULL)
-		return DW_SIGNAL_UNREADABLE;
-	written = GetXLogInsertRecPtr();
-	for (int i = 0; i < max_wal_senders; i++)
-	{
-		WalSnd	   *sender = &WalSndCtl->walsnds[i];
-		bool		replays;
-		XLogRecPtr	applied;
-		TimeOffset	lag_us;
-		TimestampTz passed_at;
-
-		SpinLockAcquire(&sender->mutex);
-		replays = sender->pid != 0 && (sender->state == WALSNDSTATE_CATCHUP || sender->state == WALSNDSTATE_STREAMING);
-		applied = sender->apply;
-		lag_us = sender->applyLag;
-		SpinLockRelease(&sender->mutex);
-
-		/* a receiver that never replays (pg_receivewal) reports no position */
-		if (!replays || XLogRecPtrIsInvalid(applied) || applied >= written)
-			continue;
-		if (lag_us / 1000 > limit_ms)
-			return DW_SIGNAL_TRIPPED;
-		passed_at = wal_passed_at(applied, written, now);
-		if (passed_at != 0 && TimestampDifferenceExceeds(passed_at, now, limit_ms))
-			return DW_SIGNAL_TRIPPED;
-	}
-	return DW_SIGNAL_CLEAR;
-}
-
-/* WAL written by the whole server since this backend last asked. */
-static DwSignalState
-signal_wal_rate(const DwSignalArgs *args)
-{
-	static TimestampTz last_at = 0;
-	static XLogRecPtr last_position = InvalidXLogRecPtr;
-	static double rate = 0;
-	int64		limit = dw_setting_int(args->migration_id, "throttle_max_wal_rate");
-	TimestampTz now = GetCurrentTimestamp();
-
-	if (limit <= 0 || RecoveryInProgress())
-		return DW_SIGNAL_CLEAR;
-	/* over less than a fifth of a second a rate means nothing: go by the last one */
-	if (last_at == 0 || TimestampDifferenceExceeds(last_at, now, 200))
-	{
-		XLogRecPtr	position = GetXLogInsertRecPtr();
-
-		rate = last_at == 0 ? 0 : (position - last_position) * 1000000.0 / (now - last_at);
-		last_at = now;
-		last_position = position;
-	}
-	return rate > limit ? DW_SIGNAL_TRIPPED : DW_SIGNAL_CLEAR;
+	return (long) Min(took_ms / ratio - took_ms, DW_MAX_CYCLE_MS);
 }
 
 /* Client sessions other than this one that are running a statement, for each processor. */
@@ -217,23 +107,76 @@ holds_lock_on(const LockData *locks, int pid, List *relids)
 	return false;
 }
 
+/*
+ * Sessions that wait for a lock on the tables, or hold one and wait for something.  Whoever waits that long is in trouble, or
+ * means to lock the table: get out of his way.
+ */
 static DwSignalState
 signal_lock_waiters(const DwSignalArgs *args)
 {
-	LockData   *locks = GetLockStatusData();
+	int64		limit_ms = dw_setting_int(args->migration_id, "throttle_max_lock_wait");
 	TimestampTz now = GetCurrentTimestamp();
+	LockData   *locks;
 
+	if (limit_ms <= 0)
+		return DW_SIGNAL_CLEAR;
+	locks = GetLockStatusData();
 	for (int i = 0; i < locks->nelements; i++)
 	{
 		LockInstanceData *lock = &locks->locks[i];
 
 		if (lock->waitLockMode == NoLock || lock->pid == MyProcPid || lock->waitStart == 0 ||
-			!TimestampDifferenceExceeds(lock->waitStart, now, DW_WAITER_MS))
+			!TimestampDifferenceExceeds(lock->waitStart, now, limit_ms))
 			continue;
 		if (lock_is_on(lock, args->relids) || holds_lock_on(locks, lock->pid, args->relids))
 			return DW_SIGNAL_TRIPPED;
 	}
 	return DW_SIGNAL_CLEAR;
+}
+
+/* An autovacuum (or its ANALYZE) of one of the tables that has been at it for too long. */
+static DwSignalState
+signal_autovacuum(const DwSignalArgs *args)
+{
+	int64		limit_ms = dw_setting_int(args->migration_id, "throttle_max_autovacuum");
+	TimestampTz now = GetCurrentTimestamp();
+
+	if (limit_ms <= 0)
+		return DW_SIGNAL_CLEAR;
+	pgstat_clear_backend_activity_snapshot();
+	for (int i = 1; i <= pgstat_fetch_stat_numbackends(); i++)
+	{
+		PgBackendStatus *status = &dw_backend_status(i)->backendStatus;
+
+		if (status->st_backendType != B_AUTOVAC_WORKER || status->st_databaseid != MyDatabaseId)
+			continue;
+		/* track_activities is off for it: nobody can tell what it works on */
+		if (status->st_state == STATE_DISABLED)
+			return DW_SIGNAL_UNREADABLE;
+		if (status->st_progress_command != PROGRESS_COMMAND_INVALID &&
+			list_member_oid(args->relids, status->st_progress_command_target) &&
+			TimestampDifferenceExceeds(status->st_xact_start_timestamp, now, limit_ms))
+			return DW_SIGNAL_TRIPPED;
+	}
+	return DW_SIGNAL_CLEAR;
+}
+
+/*
+ * Transactions begun since the oldest one that VACUUM must still think of: a session, a prepared transaction, a slot or a
+ * standby, of any database.
+ */
+static DwSignalState
+signal_oldest_xmin(const DwSignalArgs *args)
+{
+	int64		limit = dw_setting_int(args->migration_id, "throttle_max_xmin_age");
+	TransactionId oldest;
+
+	if (limit <= 0)
+		return DW_SIGNAL_CLEAR;
+	oldest = GetOldestNonRemovableTransactionId(NULL);
+	if (!TransactionIdIsNormal(oldest))
+		return DW_SIGNAL_UNREADABLE;
+	return (int32) (ReadNextTransactionId() - oldest) > limit ? DW_SIGNAL_TRIPPED : DW_SIGNAL_CLEAR;
 }
 
 static volatile sig_atomic_t query_timed_out = false;
@@ -330,10 +273,16 @@ static const struct
 	DwSignalState (*read) (const DwSignalArgs *args);
 }			signals[] =
 {
-	{"replica lag", signal_replication_lag},
-	{"WAL rate", signal_wal_rate},
+	{"replica lag", dw_signal_replication_lag},
+	{"disconnected standby", dw_signal_standby_absence},
+	{"slot retention", dw_signal_slot_retention},
+	{"lost slot", dw_signal_lost_slot},
+	{"WAL archive", dw_signal_archive},
+	{"WAL rate", dw_signal_wal_rate},
 	{"active backends", signal_active_backends},
 	{"lock waiters", signal_lock_waiters},
+	{"autovacuum", signal_autovacuum},
+	{"oldest xmin", signal_oldest_xmin},
 	{"throttle query", signal_throttle_query},
 };
 

@@ -14,8 +14,15 @@
 #define DW_MAX_BATCH_BLOCKS 16384
 extern int	dw_throttle_resize(int blocks, double took_ms, double wanted_ms);
 
-/* Milliseconds to wait after a batch of rows that took took_ms, for max_rows_per_second (0 = no limit). */
-extern long dw_throttle_delay(int64 rows, double took_ms, int64 max_rows_per_second);
+/* Milliseconds to wait after a batch of that amount (rows, bytes) that took took_ms, for max_per_second of it (0 = no limit). */
+extern long dw_throttle_delay(double amount, double took_ms, double max_per_second);
+
+/*
+ * Milliseconds to rest after a batch that took took_ms, to be at work for that share of the time (above 0, up to 1).  A batch
+ * with its rest shall take DW_MAX_CYCLE_MS at most, so that an override that ends is noticed: make batches short enough.
+ */
+#define DW_MAX_CYCLE_MS 10000
+extern long dw_throttle_rest(double took_ms, double ratio);
 
 /*
  * Signals that ask background work of a migration to stop just now: list of their names (char *, in the current memory), NIL = go on.

@@ -230,9 +230,31 @@ SET statement_timeout = 1600;
 SELECT dualwrite.configure('s', 'throttle_query', 'SELECT true FROM pg_sleep(100)');
 CALL dualwrite.backfill('s');
 SELECT is((SELECT throttled_by FROM _dualwrite.backfill WHERE heap = 'slow'::regclass), '{"throttle query (unreadable)"}', 'so does one that takes too long');
+SET statement_timeout = 400;
+SELECT dualwrite.configure('s', 'throttle_query', 'SELECT now FROM public.stop');
+SELECT dualwrite.configure('s', 'throttle_max_slot_retention', '1kB');
+SELECT pg_create_physical_replication_slot('kept', true);
+CREATE TABLE written AS SELECT g, repeat('x', 100) FROM generate_series(1, 1000) AS g;
+CALL dualwrite.backfill('s');
+SELECT pg_drop_replication_slot('kept');
+SELECT is((SELECT throttled_by FROM dualwrite.progress WHERE migration = 's'), '{"slot retention","throttle query"}', 'all signals are named');
+SELECT dualwrite.configure('s', 'throttle_max_slot_retention', NULL);
+SELECT dualwrite.throttle('s', 0, '1 hour') > clock_timestamp() + interval '59 minutes' AS right_end \gset
+SELECT ok(:'right_end', 'an override says when it ends');
+CALL dualwrite.backfill('s');
+SELECT is((SELECT throttled_by FROM dualwrite.progress WHERE migration = 's'), '{override}', 'one of 0 stops it');
 RESET statement_timeout;
 \set ON_ERROR_STOP on
 SELECT is((SELECT count(*) FROM slow_new), 0::bigint, 'no row was copied');
+SELECT throws_ok($$SELECT dualwrite.throttle('s', 1.5)$$, '22023', NULL, 'a share above all');
+SELECT throws_ok($$SELECT dualwrite.throttle('s', 0.001)$$, '22023', NULL, 'a share of next to nothing');
+SELECT throws_ok($$SELECT dualwrite.throttle('s', 'NaN')$$, '22023', NULL, 'a share that is no number');
+SELECT throws_ok($$SELECT dualwrite.throttle('s', 1, '0')$$, '22023', NULL, 'an override for no time');
+SELECT throws_ok($$SELECT dualwrite.throttle('s', 1, NULL)$$, '22023', NULL, 'an override without an end');
+SELECT throws_ok($$SELECT dualwrite.throttle('nobody', 1)$$, '42704', NULL, 'an override for no migration');
+SELECT is(dualwrite.throttle('s', NULL), NULL, 'an override is taken back');
+SELECT results_eq($$SELECT detail->>'ratio', (detail->>'until')::timestamptz > now() FROM dualwrite.events WHERE migration = 's' AND event = 'throttle' ORDER BY occurred_at$$,
+	$$VALUES ('0', true), (NULL, NULL)$$, 'both are in the audit');
 SELECT dualwrite.configure('s', 'throttle_query', 'SELECT NOT now FROM public.stop');
 SELECT dualwrite.configure('s', 'backfill_max_rows_per_second', '2000');
 SELECT clock_timestamp() AS began \gset
@@ -240,6 +262,40 @@ CALL dualwrite.backfill('s');
 SELECT ok(clock_timestamp() - :'began' BETWEEN '0.8 s' AND '10 s', 'rows a second');
 SELECT is((SELECT count(*) FROM slow_new), 2000::bigint, 'all rows in the end');
 SELECT is((SELECT throttled_by FROM _dualwrite.backfill WHERE heap = 'slow'::regclass), '{}', 'and nothing holds it back any more');
+
+-- The other cap, and an override at a share of the speed: neither waits for a signal
+
+CREATE TABLE wide (id int PRIMARY KEY, v text);
+INSERT INTO wide SELECT g, repeat('x', 700) FROM generate_series(1, 3000) AS g;
+CREATE TABLE wide_new (LIKE wide INCLUDING ALL);
+SELECT dualwrite.create_migration('wd', 'wide', 'wide_new');
+SELECT dualwrite.pause('wd');
+SELECT format('SELECT dualwrite.advance(%L)', 'wd') FROM generate_series(1, 3) \gexec
+SELECT dualwrite.configure('wd', 'backfill_max_mb_per_second', '2');
+SELECT dualwrite.configure('wd', 'throttle_query', 'SELECT true');
+SELECT dualwrite.throttle('wd', 1);
+SELECT clock_timestamp() AS began \gset
+CALL dualwrite.backfill('wd');
+SELECT ok(clock_timestamp() - :'began' BETWEEN '0.7 s' AND '10 s', 'megabytes a second, whatever an override says');
+SELECT is((SELECT count(*) FROM wide_new), 3000::bigint, 'all rows, with the signals overridden');
+
+CREATE TABLE quarter (id int PRIMARY KEY, v text);
+INSERT INTO quarter SELECT g, repeat('x', 100) FROM generate_series(1, 40000) AS g;
+CREATE TABLE quarter_new (LIKE quarter INCLUDING ALL);
+SELECT dualwrite.create_migration('qu', 'quarter', 'quarter_new');
+SELECT dualwrite.pause('qu');
+SELECT format('SELECT dualwrite.advance(%L)', 'qu') FROM generate_series(1, 3) \gexec
+SELECT dualwrite.configure('qu', 'backfill_batch_ms', '10');
+SELECT dualwrite.throttle('qu', 0.02);
+\set ON_ERROR_STOP off
+SET statement_timeout = '1500ms';
+CALL dualwrite.backfill('qu');
+RESET statement_timeout;
+\set ON_ERROR_STOP on
+SELECT ok((SELECT rows_done BETWEEN 1 AND 20000 FROM _dualwrite.backfill WHERE heap = 'quarter'::regclass), 'a share of the speed');
+SELECT dualwrite.throttle('qu', NULL);
+CALL dualwrite.backfill('qu');
+SELECT is((SELECT count(*) FROM quarter_new), 40000::bigint, 'and all of it again');
 
 -- By the tables' owner, who is no superuser
 

@@ -15,6 +15,7 @@ INSERT INTO wanted_function VALUES
 	('gates', 'migration text', 'SETOF record'),
 	('wait', 'migration text, timeout interval', NULL),
 	('run', 'migration text, to_phase text, timeout interval', NULL),
+	('throttle', 'migration text, ratio numeric, until interval', 'timestamp with time zone'),
 	('pause', 'migration text', NULL),
 	('resume', 'migration text', NULL),
 	('set_read_percent', 'migration text, percent numeric', NULL),
@@ -91,7 +92,8 @@ CREATE TEMP TABLE wanted_setting AS
 	SELECT unnest('{backfill_max_rows_per_second,backfill_workers,backfill_batch_ms,throttle_max_replication_lag,throttle_max_wal_rate,
 		throttle_max_active_per_core,throttle_query,mirror_on_error,shadow_discard,queue_max_attempts,queue_backoff,reconcile_interval,
 		reconcile_repair,drift_alert_rate,gate_soak,gate_shadow_agreement,gate_shadow_min_reads,cutover_swap_names,lock_timeout_ms,
-		events_retention}'::text[]) AS name;
+		events_retention,backfill_max_mb_per_second,throttle_max_standby_absence,throttle_max_slot_retention,throttle_max_archive_backlog,
+		throttle_max_lock_wait,throttle_max_autovacuum,throttle_max_xmin_age}'::text[]) AS name;
 
 SELECT is_empty(
 	$$ SELECT name FROM wanted_setting EXCEPT SELECT setting FROM dualwrite.settings $$,
