@@ -45,8 +45,11 @@ dw_drift_lock(int32 mapping_id, bool wait)
 static void
 begin_by_index(DwSql *sql)
 {
+	static const char *const whole_list[] = {"enable_seqscan", "enable_bitmapscan", "enable_hashjoin", "enable_mergejoin"};
+
 	dw_sql_begin(sql);
-	(void) set_config_option("enable_seqscan", "off", PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
+	for (size_t i = 0; i < lengthof(whole_list); i++)
+		(void) set_config_option(whole_list[i], "off", PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
 }
 
 /* Arrays for unnest, one element a difference. */
@@ -230,8 +233,8 @@ dw_drift_gone(int32 mapping_id, List *keys)
 	if (n == 0)
 		return;
 	begin_by_index(&sql);
-	dw_sql("UPDATE _dualwrite.drift SET state = 'gone', closed_at = clock_timestamp()"
-		   " WHERE mapping_id = $1 AND key = ANY ($2) AND state IN ('open', 'ignored')",
+	dw_sql("UPDATE _dualwrite.drift AS d SET state = 'gone', closed_at = clock_timestamp() FROM unnest($2) AS k (key)"
+		   " WHERE d.mapping_id = $1 AND d.key = k.key AND d.state IN ('open', 'ignored')",
 		   2, (DwArg[]) {DW_INT4(mapping_id), array_arg(JSONBOID, values, NULL, n)});
 	dw_sql_end(&sql);
 }
