@@ -31,8 +31,9 @@ dw_target_open(DwFlow *flow, bool wait)
 	target->row = MakeSingleTupleTableSlot(flow->target_desc, &TTSOpsVirtual);
 	target->old_row = MakeSingleTupleTableSlot(flow->target_desc, &TTSOpsVirtual);
 	target->engine = foreign ? &dw_statement_engine : &dw_direct_engine;
+	target->pinned = foreign || flow->target_runs_code;
 	/* planning the columns' defaults may run functions of the owner */
-	dw_owner_enter(&scope, flow->target_owner, false);
+	dw_owner_enter(&scope, flow->target_owner, target->pinned);
 	target->engine->open(target);
 	dw_owner_leave(&scope);
 	MemoryContextSwitchTo(old);
@@ -48,56 +49,70 @@ dw_target_close(DwTarget *target)
 	MemoryContextDelete(target->context);
 }
 
+/* Between the rows of a target: whose row it is, and what was there before. */
+typedef struct RowScope
+{
+	DwOwnerScope owner;
+	DwOwnerScope *outer;
+	MemoryContext context;
+} RowScope;
+
 /* Memory of the last row goes, its owner comes. */
-static MemoryContext
-begin_row(DwTarget *target, DwOwnerScope *scope)
+static void
+begin_row(DwTarget *target, RowScope *scope)
 {
 	MemoryContextReset(target->row_context);
 	if (target->lookup != NULL)
 		ResetPerTupleExprContext(target->lookup->estate);
 	dw_nesting_enter();
-	dw_owner_enter(scope, target->flow->target_owner, false);
-	return MemoryContextSwitchTo(target->row_context);
+	dw_owner_enter(&scope->owner, target->flow->target_owner, target->pinned);
+	scope->outer = target->scope;
+	target->scope = &scope->owner;
+	scope->context = MemoryContextSwitchTo(target->row_context);
 }
 
 static void
-end_row(DwOwnerScope *scope, MemoryContext old)
+end_row(DwTarget *target, RowScope *scope)
 {
-	MemoryContextSwitchTo(old);
-	dw_owner_leave(scope);
+	MemoryContextSwitchTo(scope->context);
+	target->scope = scope->outer;
+	dw_owner_leave(&scope->owner);
 	dw_nesting_leave();
 }
 
 DwApplied
 dw_target_put(DwTarget *target, TupleTableSlot *row)
 {
-	DwOwnerScope scope;
-	MemoryContext old = begin_row(target, &scope);
-	DwApplied	applied = target->engine->put(target, row);
+	RowScope	scope;
+	DwApplied	applied;
 
-	end_row(&scope, old);
+	begin_row(target, &scope);
+	applied = target->engine->put(target, row);
+	end_row(target, &scope);
 	return applied;
 }
 
 DwApplied
 dw_target_remove(DwTarget *target, const DwKey *target_key)
 {
-	DwOwnerScope scope;
-	MemoryContext old = begin_row(target, &scope);
-	DwApplied	applied = target->engine->remove(target, target_key);
+	RowScope	scope;
+	DwApplied	applied;
 
-	end_row(&scope, old);
+	begin_row(target, &scope);
+	applied = target->engine->remove(target, target_key);
+	end_row(target, &scope);
 	return applied;
 }
 
 DwApplied
 dw_target_move(DwTarget *target, const DwKey *from, TupleTableSlot *row)
 {
-	DwOwnerScope scope;
-	MemoryContext old = begin_row(target, &scope);
-	DwApplied	applied = target->engine->move(target, from, row);
+	RowScope	scope;
+	DwApplied	applied;
 
-	end_row(&scope, old);
+	begin_row(target, &scope);
+	applied = target->engine->move(target, from, row);
+	end_row(target, &scope);
 	return applied;
 }
 
@@ -105,11 +120,12 @@ dw_target_move(DwTarget *target, const DwKey *from, TupleTableSlot *row)
 TupleTableSlot *
 dw_target_fetch(DwTarget *target, const DwKey *target_key, Snapshot snapshot)
 {
-	DwOwnerScope scope;
-	MemoryContext old = begin_row(target, &scope);
-	TupleTableSlot *row = target->engine->fetch(target, target_key, snapshot);
+	RowScope	scope;
+	TupleTableSlot *row;
 
-	end_row(&scope, old);
+	begin_row(target, &scope);
+	row = target->engine->fetch(target, target_key, snapshot);
+	end_row(target, &scope);
 	return row;
 }
 
@@ -134,7 +150,7 @@ dw_write_end(Oid owner)
 	DwOwnerScope scope;
 
 	PushActiveSnapshot(GetTransactionSnapshot());
-	dw_owner_enter(&scope, owner, false);
+	dw_owner_enter(&scope, owner, true);
 	AfterTriggerEndQuery(NULL);
 	dw_owner_leave(&scope);
 	PopActiveSnapshot();

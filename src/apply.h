@@ -29,6 +29,8 @@ typedef struct DwTarget
 	TupleTableSlot *old_row;	/* a second one, for the image before an update */
 	MemoryContext context;
 	MemoryContext row_context;	/* reset by the caller between rows */
+	bool		pinned;			/* writing runs code of users, which must not see the writer's search_path */
+	struct DwOwnerScope *scope;	/* of the row that is being written */
 	void	   *private;
 } DwTarget;
 

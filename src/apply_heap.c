@@ -13,6 +13,7 @@
 
 #include "apply_heap.h"
 #include "owner.h"
+#include "usercode.h"
 
 #include "access/heapam.h"
 #include "access/table.h"
@@ -183,6 +184,20 @@ filter_triggers(ResultRelInfo *rri, bool at_once)
 		rri->ri_TrigDesc = NULL;
 }
 
+/*
+ * Look the functions of the triggers up now: the executor would do it when it first calls one, and what a function
+ * caches then would go with the memory of that row.
+ */
+static void
+prepare_triggers(ResultRelInfo *rri)
+{
+	TriggerDesc *triggers = rri->ri_TrigDesc;
+
+	for (int i = 0; triggers != NULL && i < triggers->numtriggers; i++)
+		if (triggers->triggers[i].tgenabled != TRIGGER_DISABLED && TRIGGER_FOR_BEFORE(triggers->triggers[i].tgtype))
+			fmgr_info(triggers->triggers[i].tgfoid, &rri->ri_TrigFunctions[i]);
+}
+
 void
 dw_leaf_open_for_write(DwTarget *target, DwLeaf *leaf)
 {
@@ -193,8 +208,15 @@ dw_leaf_open_for_write(DwTarget *target, DwLeaf *leaf)
 	old = MemoryContextSwitchTo(target->lookup->context);
 	ExecOpenIndices(leaf->rri, true);
 	filter_triggers(leaf->rri, checks_at_once(target->flow));
+	prepare_triggers(leaf->rri);
 	leaf->actions = only_actions(leaf->rel);
 	leaf->writable = true;
+	if (!target->pinned &&
+		(dw_indexes_run_user_code(leaf->rri) || (target->lookup->partitioned && dw_relation_runs_user_code(leaf->rel))))
+	{
+		target->pinned = true;
+		dw_owner_pin(target->scope);
+	}
 	MemoryContextSwitchTo(old);
 }
 

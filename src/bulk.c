@@ -81,7 +81,8 @@ dw_bulk_begin(DwTarget *target, int capacity)
 static void
 enter_owner(DwBulk *bulk, DwOwnerScope *scope)
 {
-	dw_owner_enter(scope, bulk->target->flow->target_owner, false);
+	dw_owner_enter(scope, bulk->target->flow->target_owner, bulk->target->pinned);
+	bulk->target->scope = scope;
 }
 
 /* Queue the after-row triggers (foreign keys above all) of the rows that stayed, and forget them all. */

@@ -13,6 +13,7 @@
 #include "nesting.h"
 #include "owner.h"
 #include "settings.h"
+#include "usercode.h"
 
 #include "access/htup_details.h"
 #include "access/table.h"
@@ -363,6 +364,7 @@ compile_flow(DwCompiled *compiled, DwDirection direction, Relation source, Relat
 	flow->target = RelationGetRelid(target);
 	flow->source_owner = source->rd_rel->relowner;
 	flow->target_owner = target->rd_rel->relowner;
+	flow->target_runs_code = dw_relation_runs_user_code(target);
 	flow->source_key = direction == DW_FORWARD ? &compiled->old_key : &compiled->new_key;
 	flow->target_key = direction == DW_FORWARD ? &compiled->new_key : &compiled->old_key;
 	flow->source_desc = CreateTupleDescCopyConstr(RelationGetDescr(source));

@@ -47,6 +47,7 @@ typedef struct DwFlow
 	Bitmapset  *inserted;		/* those written by inserts: mapped and insert-only */
 	Oid			source_owner;
 	Oid			target_owner;
+	bool		target_runs_code;	/* of users, apart from what its leaves and indexes do */
 	bool		owns_target;	/* brings target rows into being and takes them away */
 	DwProjection *projection;
 } DwFlow;

@@ -22,11 +22,17 @@ dw_owner_enter(DwOwnerScope *scope, Oid owner, bool pin_settings)
 						   SECURITY_LOCAL_USERID_CHANGE | SECURITY_RESTRICTED_OPERATION | SECURITY_NOFORCE_RLS);
 	scope->saved_nest = 0;
 	if (pin_settings)
-	{
-		scope->saved_nest = NewGUCNestLevel();
-		(void) set_config_option("search_path", "pg_catalog, pg_temp", PGC_USERSET, PGC_S_SESSION,
-								 GUC_ACTION_SAVE, true, 0, false);
-	}
+		dw_owner_pin(scope);
+}
+
+void
+dw_owner_pin(DwOwnerScope *scope)
+{
+	if (scope->saved_nest != 0)
+		return;
+	scope->saved_nest = NewGUCNestLevel();
+	(void) set_config_option("search_path", "pg_catalog, pg_temp", PGC_USERSET, PGC_S_SESSION,
+							 GUC_ACTION_SAVE, true, 0, false);
 }
 
 void

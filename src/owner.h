@@ -20,6 +20,8 @@ typedef struct DwOwnerScope
  */
 extern void dw_owner_enter(DwOwnerScope *scope, Oid owner, bool pin_settings);
 extern void dw_owner_leave(DwOwnerScope *scope);
+/* Pin the settings from here on, where dw_owner_enter was not asked to. */
+extern void dw_owner_pin(DwOwnerScope *scope);
 /* Owner of a relation. */
 extern Oid	dw_relation_owner(Oid relid);
 

@@ -21,7 +21,7 @@ SELECT dualwrite.create_migration('echo', 'eo', 'en');
 SELECT dualwrite.create_migration('echo2', 'eo2', 'en2');
 CALL dualwrite.run('echo', 'verify');
 CALL dualwrite.run('echo2', 'verify');
-CREATE FUNCTION echo() RETURNS trigger LANGUAGE plpgsql AS $$
+CREATE FUNCTION echo() RETURNS trigger LANGUAGE plpgsql SET search_path = public AS $$
 BEGIN
 	IF tg_op = 'DELETE' THEN
 		DELETE FROM eo2 WHERE id = old.id;
@@ -310,8 +310,8 @@ GRANT CREATE ON SCHEMA public TO edge_owner;
 CREATE TABLE seen (who name);
 GRANT INSERT ON seen TO PUBLIC;
 SET ROLE edge_owner;
-CREATE FUNCTION note() RETURNS void LANGUAGE sql VOLATILE AS $$ INSERT INTO seen VALUES (current_user) $$;
-CREATE FUNCTION spy() RETURNS int LANGUAGE plpgsql IMMUTABLE AS $$ BEGIN PERFORM note(); RETURN 1; END $$;
+CREATE FUNCTION note() RETURNS void LANGUAGE sql VOLATILE AS $$ INSERT INTO public.seen VALUES (current_user) $$;
+CREATE FUNCTION spy() RETURNS int LANGUAGE plpgsql IMMUTABLE AS $$ BEGIN PERFORM public.note(); RETURN 1; END $$;
 CREATE TABLE wo (id int PRIMARY KEY, v int);
 CREATE TABLE wn (id int PRIMARY KEY, v int, d int DEFAULT spy(), CHECK (spy() = 1));
 RESET ROLE;
@@ -360,4 +360,25 @@ RESET ROLE;
 
 DROP OWNED BY edge_writer;
 DROP ROLE edge_writer;
+-- code of the new table runs as its owner, and so must not see the writer's search_path: a constraint, an index, a
+-- default, a trigger, on a plain table and on a leaf
+CREATE SCHEMA esc; CREATE SCHEMA evil;
+CREATE FUNCTION esc.ok(t text) RETURNS boolean LANGUAGE plpgsql IMMUTABLE AS $$ BEGIN RETURN length(t) < 100; END $$;
+CREATE FUNCTION esc.trig() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM length(new.a); RETURN new; END $$;
+CREATE FUNCTION evil.length(text) RETURNS int LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'evil code as %', current_user; END $$;
+CREATE TABLE esc.o1 (id int PRIMARY KEY, a text); CREATE TABLE esc.n1 (id int PRIMARY KEY, a text CHECK (esc.ok(a)));
+CREATE TABLE esc.o2 (id int PRIMARY KEY, a text); CREATE TABLE esc.n2 (id int PRIMARY KEY, a text); CREATE INDEX ON esc.n2 (esc.ok(a));
+CREATE TABLE esc.o3 (id int PRIMARY KEY, a text); CREATE TABLE esc.n3 (id int PRIMARY KEY, a text, b boolean DEFAULT esc.ok('x'));
+CREATE TABLE esc.o4 (id int PRIMARY KEY, a text); CREATE TABLE esc.n4 (id int PRIMARY KEY, a text);
+CREATE TRIGGER t BEFORE INSERT ON esc.n4 FOR EACH ROW EXECUTE FUNCTION esc.trig(); ALTER TABLE esc.n4 ENABLE ALWAYS TRIGGER t;
+CREATE TABLE esc.o5 (id int PRIMARY KEY, a text); CREATE TABLE esc.n5 (id int PRIMARY KEY, a text) PARTITION BY RANGE (id);
+CREATE TABLE esc.n5_1 PARTITION OF esc.n5 FOR VALUES FROM (0) TO (100); ALTER TABLE esc.n5_1 ADD CHECK (esc.ok(a));
+SELECT dualwrite.create_migration('esc' || i, ('esc.o' || i)::regclass, ('esc.n' || i)::regclass) FROM generate_series(1, 5) i;
+CALL dualwrite.run('esc1', 'dual_write'); CALL dualwrite.run('esc2', 'dual_write'); CALL dualwrite.run('esc3', 'dual_write');
+CALL dualwrite.run('esc4', 'dual_write'); CALL dualwrite.run('esc5', 'dual_write');
+SET search_path = evil, public, pg_catalog;
+SELECT lives_ok(format('INSERT INTO esc.o%s VALUES (1, ''x''), (2, ''y'')', i), 'the writer''s search_path is not looked at, ' || i) FROM generate_series(1, 5) i;
+SELECT lives_ok(format('UPDATE esc.o%s SET a = ''z''', i), 'nor by an update, ' || i) FROM generate_series(1, 5) i;
+RESET search_path;
+
 SELECT * FROM finish();
