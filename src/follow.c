@@ -1,14 +1,12 @@
 /*
  * follow.c: mappings that start where another one ends.
  *
- * The engines leave our own triggers out, so a row that is written in the background is not mirrored any further.  Where
- * its table is itself a source, the key is queued for those mappings: agreement comes a moment later, as it does for
- * the row itself.
+ * The engines leave our own triggers out, so a row that is written to a table that is itself a source is not mirrored
+ * any further by itself: whoever writes it asks here who has to follow.
  */
 #include "postgres.h"
 
 #include "follow.h"
-#include "queue.h"
 
 #include "access/table.h"
 #include "utils/rel.h"
@@ -35,22 +33,4 @@ dw_followers_of(const DwFlow *flow)
 			followers = lappend(followers, &((DwCompiled *) lfirst(lc))->flow[DW_REVERSE]);
 	table_close(rel, NoLock);
 	return followers;
-}
-
-void
-dw_follow_later(List *followers, DwFlow *flow, const DwKey *key)
-{
-	DwKey		target_key;
-	ListCell   *lc;
-
-	if (followers == NIL || !dw_target_key(flow, key, &target_key))
-		return;
-	foreach(lc, followers)
-	{
-		DwFlow	   *next = lfirst(lc);
-		DwKey		next_key = target_key;
-
-		if (next->direction == DW_REVERSE || dw_key_of_old(next->compiled, &target_key, &next_key))
-			dw_queue_append(next, &next_key, 0, NULL);
-	}
 }

@@ -8,7 +8,5 @@
 
 /* Flows of other mappings that a write to this flow's target has to go on to; list of DwFlow, NIL nearly always. */
 extern List *dw_followers_of(const DwFlow *flow);
-/* Queue a key of the flow, whose target row was just written in the background, for its followers. */
-extern void dw_follow_later(List *followers, DwFlow *flow, const DwKey *key);
 
 #endif							/* DW_FOLLOW_H */

@@ -21,21 +21,6 @@
 #include "commands/trigger.h"
 #include "utils/snapmgr.h"
 
-bool
-dw_postpones(const DwFlow *flow)
-{
-	return flow->direction == DW_FORWARD &&
-		(flow->compiled->queue_errors || flow->compiled->early_children || flow->compiled->mapping->queued);
-}
-
-DwPostponed *
-dw_postpone(DwStatement *statement, DwFlow *flow, const DwKey *from, const DwKey *source_key)
-{
-	if (from != NULL)
-		return dw_statement_postpone_move(statement, &statement->postponed, flow, from, source_key);
-	return dw_statement_postpone(statement, &statement->postponed, flow, source_key);
-}
-
 static DwFlow *
 flow_of(const DwPostponed *postponed)
 {

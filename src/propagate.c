@@ -6,7 +6,6 @@
  */
 #include "postgres.h"
 
-#include "postpone.h"
 #include "propagate.h"
 
 #include "miscadmin.h"

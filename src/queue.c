@@ -79,6 +79,28 @@ dw_queue_append(DwFlow *flow, const DwKey *key, int sqlstate, const char *messag
 						 sqlstate, message);
 }
 
+/*
+ * A row written in the background is not mirrored any further: agreement of those that follow comes a moment later, as
+ * it does for the row itself.
+ */
+void
+dw_follow_later(List *followers, DwFlow *flow, const DwKey *key)
+{
+	DwKey		target_key;
+	ListCell   *lc;
+
+	if (followers == NIL || !dw_target_key(flow, key, &target_key))
+		return;
+	foreach(lc, followers)
+	{
+		DwFlow	   *next = lfirst(lc);
+		DwKey		next_key = target_key;
+
+		if (next->direction == DW_REVERSE || dw_key_of_old(next->compiled, &target_key, &next_key))
+			dw_queue_append(next, &next_key, 0, NULL);
+	}
+}
+
 /* A due entry of the mapping, locked; NULL when there is none that nobody else is at. */
 static DwQueued *
 pick_entry(int32 mapping_id, TimestampTz now)

@@ -28,4 +28,7 @@ extern int64 dw_queue_retry(const DwMigration *migration, Jsonb *key);
 /* Give the dead letters of a key up, with an entry in the audit.  Their number. */
 extern int64 dw_queue_discard(const DwMigration *migration, Jsonb *key, const char *reason);
 
+/* Queue a key of the flow, whose target row was just written in the background, for its followers. */
+extern void dw_follow_later(List *followers, DwFlow *flow, const DwKey *key);
+
 #endif							/* DW_QUEUE_H */

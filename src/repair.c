@@ -15,6 +15,7 @@
 #include "converge.h"
 #include "drift.h"
 #include "follow.h"
+#include "queue.h"
 #include "reconcile.h"
 #include "sql.h"
 

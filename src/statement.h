@@ -50,6 +50,10 @@ extern bool dw_statement_shares_target(DwStatement *statement, DwFlow *flow);
 extern DwPostponed *dw_statement_postpone(DwStatement *statement, List **list, DwFlow *flow, const DwKey *source_key);
 extern DwPostponed *dw_statement_postpone_move(DwStatement *statement, List **list, DwFlow *flow,
 											   const DwKey *from, const DwKey *to);
+/* Do events of this flow wait for the end of the statement, their errors to be absorbed? */
+extern bool dw_postpones(const DwFlow *flow);
+/* from: the key that the row had before, or NULL. */
+extern DwPostponed *dw_postpone(DwStatement *statement, DwFlow *flow, const DwKey *from, const DwKey *source_key);
 /* Close everything; forgets what is still postponed. */
 extern void dw_statement_close(DwStatement *statement);
 /* on_leftover is called, before a (sub)transaction commits, for a statement that nobody closed. */

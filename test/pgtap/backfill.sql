@@ -280,7 +280,7 @@ SELECT ok(clock_timestamp() - :'began' BETWEEN '0.7 s' AND '10 s', 'megabytes a 
 SELECT is((SELECT count(*) FROM wide_new), 3000::bigint, 'all rows, with the signals overridden');
 
 CREATE TABLE quarter (id int PRIMARY KEY, v text);
-INSERT INTO quarter SELECT g, repeat('x', 100) FROM generate_series(1, 40000) AS g;
+INSERT INTO quarter SELECT g, repeat('x', 100) FROM generate_series(1, 200000) AS g;
 CREATE TABLE quarter_new (LIKE quarter INCLUDING ALL);
 SELECT dualwrite.create_migration('qu', 'quarter', 'quarter_new');
 SELECT dualwrite.pause('qu');
@@ -292,10 +292,11 @@ SET statement_timeout = '1500ms';
 CALL dualwrite.backfill('qu');
 RESET statement_timeout;
 \set ON_ERROR_STOP on
-SELECT ok((SELECT rows_done BETWEEN 1 AND 20000 FROM _dualwrite.backfill WHERE heap = 'quarter'::regclass), 'a share of the speed');
+SELECT results_eq($$SELECT finished_at IS NULL, rows_done > 0 FROM _dualwrite.backfill WHERE heap = 'quarter'::regclass$$, $$VALUES (true, true)$$,
+	'a fiftieth of the speed does not copy in a moment what full speed does');
 SELECT dualwrite.throttle('qu', NULL);
 CALL dualwrite.backfill('qu');
-SELECT is((SELECT count(*) FROM quarter_new), 40000::bigint, 'and all of it again');
+SELECT is((SELECT count(*) FROM quarter_new), 200000::bigint, 'and all of it again');
 
 -- By the tables' owner, who is no superuser
 

@@ -1,5 +1,5 @@
 /*
- * dualwrite.c: what happens when the library is loaded.
+ * init.c: what happens when the library is loaded.
  *
  * Every module sets up its own; the order matters only in that shared memory and settings come first.
  */
