@@ -380,20 +380,56 @@ merge_row(DwLeaf *leaf, TupleTableSlot *root_row, const Bitmapset *columns)
 	return changed;
 }
 
-static void
+/*
+ * Hold the version found before BEFORE triggers see it.  Otherwise they would wait for another writer of it, go on with
+ * his version (which wants a plan to check it against, and there is none) or, under REPEATABLE READ, give up.
+ */
+static Attempt
+hold_version(DwTarget *target, DwLeaf *leaf, ItemPointer tid)
+{
+	TM_FailureData failure;
+	TM_Result	result;
+
+	PushActiveSnapshot(GetLatestSnapshot());
+	result = table_tuple_lock(leaf->rel, tid, GetActiveSnapshot(), leaf->slot, GetCurrentCommandId(false),
+							  LockTupleExclusive, target->wait ? LockWaitBlock : LockWaitSkip, 0, &failure);
+	PopActiveSnapshot();
+	return attempt_from_result(result);
+}
+
+static Attempt
 before_update(DwTarget *target, DwLeaf *leaf, ItemPointer tid, TupleTableSlot *row)
 {
 	EState	   *estate = target->lookup->estate;
 	EPQState	epq;
-	bool		kept;
+	Attempt		held = hold_version(target, leaf, tid);
 
+	if (held != ATTEMPT_DONE)
+		return held;
 	estate->es_output_cid = GetCurrentCommandId(true);
 	estate->es_snapshot = GetActiveSnapshot();
 	memset(&epq, 0, sizeof(epq));
-	kept = dw_before_update_triggers(estate, &epq, leaf->rri, tid, row);
-	if (!kept)
+	if (!dw_before_update_triggers(estate, &epq, leaf->rri, tid, row))
 		suppressed(leaf);
 	check_partition(target, leaf, row);
+	return ATTEMPT_DONE;
+}
+
+static Attempt
+before_delete(DwTarget *target, DwLeaf *leaf, ItemPointer tid)
+{
+	EState	   *estate = target->lookup->estate;
+	EPQState	epq;
+	Attempt		held = hold_version(target, leaf, tid);
+
+	if (held != ATTEMPT_DONE)
+		return held;
+	estate->es_output_cid = GetCurrentCommandId(true);
+	estate->es_snapshot = GetActiveSnapshot();
+	memset(&epq, 0, sizeof(epq));
+	if (!dw_before_delete_triggers(estate, &epq, leaf->rri, tid))
+		suppressed(leaf);
+	return ATTEMPT_DONE;
 }
 
 /*
@@ -502,7 +538,12 @@ update_row(DwTarget *target, DwLeaf *leaf)
 	dw_leaf_open_for_write(target, leaf);
 	step_past_own(leaf);
 	if (leaf->rri->ri_TrigDesc && leaf->rri->ri_TrigDesc->trig_update_before_row)
-		before_update(target, leaf, &tid, row);
+	{
+		Attempt		before = before_update(target, leaf, &tid, row);
+
+		if (before != ATTEMPT_DONE)
+			return before;
+	}
 	dw_leaf_check_row(target, leaf, row);
 	result = table_tuple_update(leaf->rel, &tid, row, GetCurrentCommandId(true), GetActiveSnapshot(), InvalidSnapshot,
 								may_wait(target, leaf), &failure, &lockmode, &indexes);
@@ -528,13 +569,10 @@ delete_row(DwTarget *target, DwLeaf *leaf)
 	step_past_own(leaf);
 	if (leaf->rri->ri_TrigDesc && leaf->rri->ri_TrigDesc->trig_delete_before_row)
 	{
-		EPQState	epq;
+		Attempt		before = before_delete(target, leaf, &tid);
 
-		estate->es_output_cid = GetCurrentCommandId(true);
-		estate->es_snapshot = GetActiveSnapshot();
-		memset(&epq, 0, sizeof(epq));
-		if (!dw_before_delete_triggers(estate, &epq, leaf->rri, &tid))
-			suppressed(leaf);
+		if (before != ATTEMPT_DONE)
+			return before;
 	}
 	result = table_tuple_delete(leaf->rel, &tid, GetCurrentCommandId(true), GetActiveSnapshot(), InvalidSnapshot,
 								may_wait(target, leaf), &failure, false);
