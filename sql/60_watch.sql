@@ -401,11 +401,11 @@ COMMENT ON COLUMN dualwrite.events.waived IS 'gates that were waived or forced';
 COMMENT ON COLUMN dualwrite.events.reason IS 'as the actor gave it';
 COMMENT ON COLUMN dualwrite.events.detail IS 'what else belongs to it; keys of rows only for those who may read the tables';
 
-COMMENT ON VIEW dualwrite.workers IS 'background processes of this database: one for each migration that has background work, and those that help with its backfill';
+COMMENT ON VIEW dualwrite.workers IS 'background processes of this database: one for each migration that has background work, and its helpers';
 COMMENT ON COLUMN dualwrite.workers.pid IS 'process; NULL while none runs';
 COMMENT ON COLUMN dualwrite.workers.migration IS 'name of the migration';
 COMMENT ON COLUMN dualwrite.workers.role IS 'what it is at: queue, backfill or reconcile';
-COMMENT ON COLUMN dualwrite.workers.state IS 'running; waiting for work; throttled; paused; failing, and to try again; starting; restarting; waiting for a process (dualwrite.max_workers); no free process (max_worker_processes); stopped';
+COMMENT ON COLUMN dualwrite.workers.state IS 'running; waiting for work; throttled; paused; failing, and to try again; starting; restarting; waiting for a process (dualwrite.max_workers); no free process (max_worker_processes, or for a helper dualwrite.max_workers); stopped';
 COMMENT ON COLUMN dualwrite.workers.doing IS 'how far it has got';
 COMMENT ON COLUMN dualwrite.workers.since IS 'last change of role or state';
 COMMENT ON COLUMN dualwrite.workers.last_error IS 'error of work that has not succeeded since; NULL for those who may not read the tables';

@@ -758,7 +758,7 @@ typedef struct DwLimits
 static void
 read_limits(int32 migration_id, const DwHeap *place, DwLimits *limits)
 {
-	int			sharing = dw_worker_sharing();
+	int			sharing = dw_worker_sharing(migration_id, DW_ROLE_BACKFILL);
 	int64		rows = dw_setting_int(migration_id, "backfill_max_rows_per_second");
 
 	limits->rows_per_second = rows > 0 ? Max(1, rows / sharing) : 0;

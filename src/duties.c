@@ -46,6 +46,8 @@ typedef struct DwDuty
 	DwPhase		last;
 	int			poll_ms;
 	DwStep		(*step) (const DwMigration *migration, TimestampTz *next_due);
+	const char *workers;		/* setting: processes that may share it; NULL: the first process alone does it */
+	int			(*openings) (const DwMigration *migration); /* how many of them could find something to do */
 } DwDuty;
 
 /* Per duty: when it is due, how it stands. */
@@ -55,24 +57,30 @@ typedef struct DwDutyState
 	bool		holding_back;	/* by the duty's own wish, or after an error: being woken does not change it */
 	int			failures;		/* in a row */
 	DwActivity	activity;
+	int			wanted;			/* processes, by the setting, when helpers were last asked for */
+	int			helpers;		/* that were asked for then */
+	int			lacking;		/* so many of them could not be started, as was told */
+	TimestampTz asked_at;
 } DwDutyState;
 
 static DwStep backfill_duty(const DwMigration *migration, TimestampTz *next_due);
+static int	backfill_openings(const DwMigration *migration);
 static DwStep reconcile_duty(const DwMigration *migration, TimestampTz *next_due);
 static DwStep housekeeping_duty(const DwMigration *migration, TimestampTz *next_due);
 
 static const DwDuty duties[] = {
-	{DW_ROLE_QUEUE, "queue", DW_PHASE_SHADOW, DW_PHASE_CUTOVER, POLL_MS, dw_queue_step},
+	{DW_ROLE_QUEUE, "queue", DW_PHASE_SHADOW, DW_PHASE_CUTOVER, POLL_MS, dw_queue_step, NULL, NULL},
 	/* above its own phase there is something to copy after alter_mapping, which goes through the rows again */
-	{DW_ROLE_BACKFILL, "backfill", DW_PHASE_BACKFILL, DW_PHASE_READ_SWITCH, POLL_MS, backfill_duty},
-	{DW_ROLE_RECONCILE, "reconcile", DW_PHASE_VERIFY, DW_PHASE_CUTOVER, POLL_MS, reconcile_duty},
-	{DW_ROLE_NONE, "alerts", DW_PHASE_SHADOW, DW_PHASE_CUTOVER, POLL_MS, dw_alerts_step},
-	{DW_ROLE_NONE, "shadow reads", DW_PHASE_VERIFY, DW_PHASE_CUTOVER, POLL_MS, dw_shadow_step},
-	{DW_ROLE_NONE, "housekeeping", DW_PHASE_SHADOW, DW_PHASE_CUTOVER, HOUSEKEEPING_MS, housekeeping_duty},
+	{DW_ROLE_BACKFILL, "backfill", DW_PHASE_BACKFILL, DW_PHASE_READ_SWITCH, POLL_MS, backfill_duty,
+	"backfill_workers", backfill_openings},
+	{DW_ROLE_RECONCILE, "reconcile", DW_PHASE_VERIFY, DW_PHASE_CUTOVER, POLL_MS, reconcile_duty, NULL, NULL},
+	{DW_ROLE_NONE, "alerts", DW_PHASE_SHADOW, DW_PHASE_CUTOVER, POLL_MS, dw_alerts_step, NULL, NULL},
+	{DW_ROLE_NONE, "shadow reads", DW_PHASE_VERIFY, DW_PHASE_CUTOVER, POLL_MS, dw_shadow_step, NULL, NULL},
+	{DW_ROLE_NONE, "housekeeping", DW_PHASE_SHADOW, DW_PHASE_CUTOVER, HOUSEKEEPING_MS, housekeeping_duty, NULL, NULL},
 };
 
 static DwDutyState states[lengthof(duties)];
-static int	my_number = 0;		/* of the process among those of its migration: 0 does everything */
+static DwPost my_post;
 static MemoryContext step_context = NULL;	/* reset before each step */
 
 static TimestampTz
@@ -144,19 +152,14 @@ note_filled(int32 migration_id)
 	dw_mapping_invalidate(migration_id);
 }
 
-/* Processes that could copy beside this one: no two of them work on one heap, and mappings are copied in their order. */
-static void
-ask_for_help(const DwMigration *migration)
+/* Heaps of the mapping in hand that are not read through: no two processes work on one. */
+static int
+backfill_openings(const DwMigration *migration)
 {
-	static TimestampTz next = 0;
-	int64		processes = dw_setting_int(migration->id, "backfill_workers");
 	DwSql		sql;
 	int64		heaps;
 	bool		isnull;
 
-	if (processes <= 1 || dw_shared()->crowded || next > GetCurrentTimestamp())
-		return;
-	next = in_ms(HOLD_BACK_MS);
 	dw_sql_begin(&sql);
 	(void) dw_sql("SELECT pg_catalog.count(*) FROM _dualwrite.backfill b "
 				  "JOIN _dualwrite.mapping m ON m.id OPERATOR(pg_catalog.=) b.mapping_id "
@@ -168,7 +171,7 @@ ask_for_help(const DwMigration *migration)
 				  1, (DwArg[]) {DW_INT4(migration->id)});
 	heaps = DatumGetInt64(dw_sql_value(0, 1, &isnull));
 	dw_sql_end(&sql);
-	dw_slots_help(dw_shared(), migration->id, (int) Min(processes, heaps) - 1);
+	return (int) Min(heaps, DW_WORKER_SLOTS);
 }
 
 /*
@@ -191,8 +194,6 @@ backfill_duty(const DwMigration *migration, TimestampTz *next_due)
 			return DW_STEP_DONE;
 		}
 	}
-	if (my_number == 0)
-		ask_for_help(migration);
 	step = dw_backfill_step(migration, &delay_ms);
 	if (delay_ms > 0)
 		*next_due = in_ms(delay_ms);
@@ -280,6 +281,58 @@ show_name(const char *migration)
 	pfree(name);
 }
 
+static bool
+i_help(void)
+{
+	return my_post.helps != DW_ROLE_NONE;
+}
+
+/* Some helpers cannot be started: say so, once for as long as that is so. */
+static void
+tell_lacking(const DwDuty *duty, DwDutyState *state, const DwMigration *migration, int lacking)
+{
+	/* one that is being tried again is not lacking at this moment */
+	if (lacking <= state->lacking)
+		return;
+	state->lacking = lacking;
+	ereport(WARNING,
+			(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
+			 errmsg("%s of migration \"%s\" goes on with %d of %d processes: no more are free",
+					duty->name, migration->name, state->helpers + 1 - lacking, state->helpers + 1),
+			 errhint("Raise max_worker_processes or dualwrite.max_workers, or lower %s.", duty->workers)));
+}
+
+/*
+ * See to it that the duty has as many helpers as are wanted and could find something to do: looked at when something
+ * changes, and every now and then, as one may have left.  migration NULL: there is nothing to do.
+ */
+static void
+staff_duty(const DwDuty *duty, DwDutyState *state, const DwMigration *migration)
+{
+	int			helpers = 0;
+	int			lacking;
+
+	if (duty->workers == NULL || i_help() || (migration == NULL && state->helpers == 0))
+		return;
+	if (migration != NULL)
+	{
+		int			wanted = (int) dw_setting_int(migration->id, duty->workers);
+
+		if (wanted == state->wanted && TimestampTzPlusMilliseconds(state->asked_at, HOLD_BACK_MS) > GetCurrentTimestamp())
+			return;
+		if (wanted > 1 && !dw_shared()->crowded)
+			helpers = Max(Min(wanted, duty->openings(migration)) - 1, 0);
+		state->wanted = wanted;
+	}
+	state->asked_at = GetCurrentTimestamp();
+	state->helpers = helpers;
+	lacking = dw_slots_help(dw_shared(), my_post.migration_id, duty->role, helpers);
+	if (helpers == 0)
+		state->lacking = 0;
+	else
+		tell_lacking(duty, state, migration, lacking);
+}
+
 /* Of this migration, has anybody something to do, and this duty in particular? */
 static DwTurn
 judge(const DwMigration *migration, const DwDuty *duty, bool *wanted)
@@ -289,9 +342,9 @@ judge(const DwMigration *migration, const DwDuty *duty, bool *wanted)
 		return DW_TURN_FINISHED;
 	show_name(migration->name);
 	if (migration->paused || migration->restored)
-		return my_number > 0 ? DW_TURN_FINISHED : DW_TURN_PAUSED;
+		return i_help() ? DW_TURN_FINISHED : DW_TURN_PAUSED;
 	*wanted = migration->phase >= duty->first && migration->phase <= duty->last;
-	if (my_number > 0 && (!*wanted || my_number >= dw_setting_int(migration->id, "backfill_workers")))
+	if (i_help() && (!*wanted || my_post.number >= dw_setting_int(migration->id, duty->workers)))
 		return DW_TURN_FINISHED;
 	return DW_TURN_GOES_ON;
 }
@@ -310,10 +363,14 @@ do_step(int32 migration_id, const DwDuty *duty, DwDutyState *state)
 	if (dw_extension_exists())
 		migration = dw_migration_by_id(migration_id, false);
 	turn = judge(migration, duty, &wanted);
+	if (turn == DW_TURN_GOES_ON)
+		staff_duty(duty, state, wanted ? migration : NULL);
 	if (wanted && turn == DW_TURN_GOES_ON)
 		step = duty->step(migration, &next_due);
 	dw_turn_end();
-	if (my_number > 0 && step != DW_STEP_WORKED && step != DW_STEP_WAIT)
+	if (turn != DW_TURN_GOES_ON || (step != DW_STEP_WORKED && step != DW_STEP_WAIT))
+		staff_duty(duty, state, NULL);
+	if (i_help() && step != DW_STEP_WORKED && step != DW_STEP_WAIT)
 		turn = DW_TURN_FINISHED;
 	note_step(duty, state, step, next_due);
 	return turn;
@@ -425,7 +482,7 @@ do_slice(int32 migration_id, const DwDuty *duty, DwDutyState *state)
 		PG_TRY();
 		{
 			turn = do_step(migration_id, duty, state);
-			if (state->failures > 0 && turn == DW_TURN_GOES_ON)
+			if (state->failures > 0 && turn != DW_TURN_PAUSED)
 			{
 				record_error(migration_id, duty, NULL, false);
 				state->failures = 0;
@@ -440,11 +497,10 @@ do_slice(int32 migration_id, const DwDuty *duty, DwDutyState *state)
 	return turn;
 }
 
-/* A process beside the first has but the backfill. */
 static bool
 is_mine(const DwDuty *duty)
 {
-	return my_number == 0 || duty->role == DW_ROLE_BACKFILL;
+	return !i_help() || duty->role == my_post.helps;
 }
 
 /*
@@ -457,7 +513,7 @@ show_duties(DwShared *shared, DwTurn turn)
 	static DwRole shown_role = DW_ROLE_NONE;
 	static DwActivity shown = DW_ACTIVITY_STARTING;
 	DwRole		role = turn == DW_TURN_PAUSED ? DW_ROLE_NONE : duties[0].role;
-	DwActivity	activity = turn == DW_TURN_PAUSED ? DW_ACTIVITY_PAUSED : my_number > 0 ? DW_ACTIVITY_WAITING : states[0].activity;
+	DwActivity	activity = turn == DW_TURN_PAUSED ? DW_ACTIVITY_PAUSED : i_help() ? DW_ACTIVITY_WAITING : states[0].activity;
 
 	for (int i = 1; i < (int) lengthof(duties) && turn != DW_TURN_PAUSED; i++)
 		if (is_mine(&duties[i]) && states[i].activity != DW_ACTIVITY_WAITING)
@@ -474,15 +530,15 @@ show_duties(DwShared *shared, DwTurn turn)
 }
 
 DwTurn
-dw_duties_turn(DwShared *shared, int32 migration_id, int number, TimestampTz *next)
+dw_duties_turn(DwShared *shared, const DwPost *post, TimestampTz *next)
 {
 	DwTurn		turn = DW_TURN_GOES_ON;
 
-	my_number = number;
+	my_post = *post;
 	*next = DT_NOEND;
 	for (int i = 0; i < (int) lengthof(duties) && turn == DW_TURN_GOES_ON; i++)
 		if (is_mine(&duties[i]) && states[i].due <= GetCurrentTimestamp())
-			turn = do_slice(migration_id, &duties[i], &states[i]);
+			turn = do_slice(post->migration_id, &duties[i], &states[i]);
 	for (int i = 0; i < (int) lengthof(duties); i++)
 		if (is_mine(&duties[i]))
 			*next = Min(*next, states[i].due);

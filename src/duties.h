@@ -4,7 +4,7 @@
 #ifndef DW_DUTIES_H
 #define DW_DUTIES_H
 
-#include "shmem.h"
+#include "slots.h"
 
 typedef enum DwTurn
 {
@@ -20,10 +20,15 @@ extern void dw_turn_end(void);
 extern bool dw_extension_exists(void);
 
 /*
- * Each duty that is due, for a slice of time; a process beside the first (number > 0) has but one.  *next: when another
- * will be.  Outside of transactions; raises no error.
+ * Each duty that is due, for a slice of time; a helper has but those of its role.  *next: when another will be.  Outside of
+ * transactions; raises no error.
+ *
+ * A duty that several processes may share names in the table of duties the setting that says how many, and a function that
+ * says how many could find something to do just now.  The first process asks for the helpers.  Of the step function this
+ * asks that each call claims what it works on (a row lock, SKIP LOCKED) until its transaction ends, and returns WAIT where
+ * all is claimed, IDLE or DONE where nothing is left: then a helper leaves.
  */
-extern DwTurn dw_duties_turn(DwShared *shared, int32 migration_id, int number, TimestampTz *next);
+extern DwTurn dw_duties_turn(DwShared *shared, const DwPost *post, TimestampTz *next);
 /* Woken: what waits for work is due at once; what holds back, or has failed, is not. */
 extern void dw_duties_wake(void);
 

@@ -195,6 +195,7 @@ database_state(Oid database)
 	return state;
 }
 
+/* Of helpers the process that has asked for them tells, which knows the migration's name. */
 static void
 say_no_room(void)
 {
@@ -253,8 +254,44 @@ postpone(DwShared *shared, int i, uint32 generation, int ms, bool no_room)
 	LWLockRelease(&shared->lock);
 }
 
+/* First processes come before helpers; among equals the one that has been due for longer. */
+static bool
+goes_first(const DwWorkerSlot *a, const DwWorkerSlot *b)
+{
+	bool		a_helps = a->helps != DW_ROLE_NONE;
+	bool		b_helps = b->helps != DW_ROLE_NONE;
+
+	return a_helps == b_helps ? a->due < b->due : b_helps;
+}
+
 /*
- * Under the lock: the slot that has been due for longest, made STARTING; -1 when none is due or no further process is
+ * No further process is allowed.  Where a first one is due, those that have nothing to do at the moment make room when
+ * they see that it is crowded; nobody makes room for a helper.  Returns when to look again.
+ */
+static TimestampTz
+refuse_all(DwShared *shared)
+{
+	TimestampTz now = GetCurrentTimestamp();
+
+	for (int i = 0; i < DW_WORKER_SLOTS; i++)
+	{
+		DwWorkerSlot *slot = &shared->workers[i];
+
+		if (slot->state != DW_SLOT_WANTED || slot->due > now)
+			continue;
+		if (slot->helps == DW_ROLE_NONE)
+		{
+			shared->crowded = true;
+			continue;
+		}
+		slot->no_room = true;
+		slot->due = TimestampTzPlusMilliseconds(now, NO_ROOM_RETRY_MS);
+	}
+	return TimestampTzPlusMilliseconds(now, shared->crowded ? BUSY_DATABASE_RETRY_MS : NO_ROOM_RETRY_MS);
+}
+
+/*
+ * Under the lock: the slot that is to be started next, made STARTING; -1 when none is due or no further process is
  * allowed.  *next is when one will be due.
  */
 static int
@@ -277,14 +314,15 @@ pick_slot(DwShared *shared, TimestampTz *next)
 			continue;
 		if (slot->due > now)
 			*next = Min(*next, slot->due);
-		else if (picked < 0 || slot->due < shared->workers[picked].due)
+		else if (picked < 0 || goes_first(slot, &shared->workers[picked]))
 			picked = i;
 	}
-	shared->crowded = picked >= 0 && alive >= dw_max_workers();
-	if (shared->crowded)
+	shared->crowded = false;
+	if (picked >= 0 && alive >= dw_max_workers())
 	{
-		/* those that have nothing to do at the moment make room, when they see that it is crowded */
-		*next = Min(*next, TimestampTzPlusMilliseconds(now, BUSY_DATABASE_RETRY_MS));
+		TimestampTz again = refuse_all(shared);
+
+		*next = Min(*next, again);
 		return -1;
 	}
 	if (picked >= 0)
@@ -304,6 +342,7 @@ start_workers(DwShared *shared)
 		TimestampTz next;
 		Oid			database = InvalidOid;
 		uint32		generation = 0;
+		bool		first = true;
 		int			i;
 
 		CHECK_FOR_INTERRUPTS();
@@ -313,6 +352,7 @@ start_workers(DwShared *shared)
 		{
 			database = shared->workers[i].database;
 			generation = shared->workers[i].generation;
+			first = shared->workers[i].helps == DW_ROLE_NONE;
 		}
 		LWLockRelease(&shared->lock);
 		if (i < 0)
@@ -328,7 +368,8 @@ start_workers(DwShared *shared)
 			case DW_DATABASE_READY:
 				if (register_worker(i, database, generation))
 					break;
-				say_no_room();
+				if (first)
+					say_no_room();
 				postpone(shared, i, generation, NO_ROOM_RETRY_MS, true);
 				break;
 		}

@@ -1,7 +1,7 @@
 /*
  * process.c: the process that does a migration's background work.
  *
- * One process a migration, from shadow to cutover.  Between steps of work it waits outside of any transaction: a worker
+ * One process a migration, from shadow to cutover, and the helpers that it asks for.  Between steps of work it waits outside of any transaction: a worker
  * that has nothing to do holds neither a snapshot nor a lock.  It must not be in the way of DROP DATABASE: while it
  * waits it looks every other second whether somebody holds the lock that this takes, and leaves.
  */
@@ -159,7 +159,7 @@ check_database(DwShared *shared, TimestampTz next)
 
 /* Others wait for a process to be free: has this one had its share? */
 static void
-check_crowd(DwShared *shared, int number)
+check_crowd(DwShared *shared, const DwPost *post)
 {
 	static TimestampTz began = 0;
 
@@ -167,10 +167,10 @@ check_crowd(DwShared *shared, int number)
 		began = GetCurrentTimestamp();
 	if (!shared->crowded)
 		return;
-	/* one beside the first is not missed, and will be asked for again */
-	if (number > 0 && dw_slot_finish(shared))
+	/* a helper is not missed, and will be asked for again */
+	if (post->helps != DW_ROLE_NONE && dw_slot_finish(shared))
 		proc_exit(0);
-	if (number == 0 && TimestampDifferenceExceeds(began, GetCurrentTimestamp(), TURN_MS))
+	if (post->helps == DW_ROLE_NONE && TimestampDifferenceExceeds(began, GetCurrentTimestamp(), TURN_MS))
 		leave(shared, 0);
 }
 
@@ -202,10 +202,10 @@ wait_for_work(DwShared *shared, TimestampTz next)
 
 /* Connected: work until nothing is left to do. */
 static void
-work(DwShared *shared, int32 migration_id, int number)
+work(DwShared *shared, DwPost *post)
 {
-	if (migration_id != DW_SCOUT && dw_slot_failures(shared) > 0)
-		tell_restart(migration_id);
+	if (post->migration_id != DW_SCOUT && dw_slot_failures(shared) > 0)
+		tell_restart(post->migration_id);
 	for (;;)
 	{
 		TimestampTz next = 0;
@@ -215,12 +215,12 @@ work(DwShared *shared, int32 migration_id, int number)
 		check_database(shared, 0);
 		if (dw_slot_look(shared))
 		{
-			if (number == 0)
-				migration_id = look_around(shared, migration_id);
+			if (post->helps == DW_ROLE_NONE)
+				post->migration_id = look_around(shared, post->migration_id);
 			dw_duties_wake();
 		}
-		if (migration_id != DW_SCOUT)
-			turn = dw_duties_turn(shared, migration_id, number, &next);
+		if (post->migration_id != DW_SCOUT)
+			turn = dw_duties_turn(shared, post, &next);
 		if (turn == DW_TURN_FINISHED)
 		{
 			if (dw_slot_finish(shared))
@@ -228,7 +228,7 @@ work(DwShared *shared, int32 migration_id, int number)
 		}
 		else
 		{
-			check_crowd(shared, number);
+			check_crowd(shared, post);
 			wait_for_work(shared, next);
 		}
 	}
@@ -239,8 +239,7 @@ dw_worker_main(Datum arg)
 {
 	DwShared   *shared;
 	DwStart		start;
-	int32		migration_id;
-	int			number;
+	DwPost		post;
 
 	(void) arg;
 	memcpy(&start, MyBgworkerEntry->bgw_extra, sizeof(start));
@@ -248,10 +247,10 @@ dw_worker_main(Datum arg)
 	pqsignal(SIGTERM, die);
 	BackgroundWorkerUnblockSignals();
 	shared = dw_shared();
-	if (shared == NULL || !dw_slot_attach(shared, &start, &migration_id, &number))
+	if (shared == NULL || !dw_slot_attach(shared, &start, &post))
 		proc_exit(0);
 	BackgroundWorkerInitializeConnectionByOid(start.database, InvalidOid, 0);
 	set_session();
-	work(shared, migration_id, number);
+	work(shared, &post);
 	proc_exit(0);
 }

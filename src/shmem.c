@@ -16,7 +16,7 @@
 #define STATS_SLOTS_SPARE		20	/* together below 48 kB; the server keeps some 100 kB for everybody */
 
 /* The layout is part of the name: after an update without a restart, new sessions must not use the old struct. */
-#define STRUCT_NAME "dualwrite 2"
+#define STRUCT_NAME "dualwrite 3"
 
 static DwShared *shared = NULL;
 static bool preloaded = false;

@@ -77,12 +77,13 @@ typedef struct DwWorkerSlot
 	DwSlotState state;
 	Oid			database;
 	int32		migration_id;
-	int			number;			/* 0 does all that is to be done; the others help with the backfill */
+	DwRole		helps;			/* DW_ROLE_NONE: its migration's first process, which does everything; others help with this */
+	int			number;			/* of the helper, from 1; 0 for the first process */
 	uint32		generation;		/* a process that was started for an earlier use of the slot must not take it */
 	TimestampTz due;			/* while it runs: when it wants to be started again after it exits; 0 = not said */
 	TimestampTz changed_at;		/* state: last change */
 	int			failures;		/* in a row */
-	bool		no_room;		/* could not be started: max_worker_processes */
+	bool		no_room;		/* could not be started: max_worker_processes, or dualwrite.max_workers */
 	bool		look;			/* look for further migrations of this database */
 	int			pid;
 	PGPROC	   *proc;			/* for its latch */

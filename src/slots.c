@@ -2,8 +2,9 @@
  * slots.c: which background processes are wanted, and which run.
  *
  * Each active migration of any database has a slot; so has a database that somebody wants looked at (a scout, which
- * becomes the worker of the first migration that it finds).  Backends announce, the launcher starts, workers attach and
- * detach.  All of it under the one lock, held for a walk over the slots; nothing may raise an error meanwhile.
+ * becomes the worker of the first migration that it finds).  A migration's first process asks for helpers, each for one
+ * role and with a slot of its own.  Backends announce, the launcher starts, workers attach and detach.  All of it under the
+ * one lock, held for a walk over the slots; nothing may raise an error meanwhile.
  */
 #include "postgres.h"
 
@@ -38,14 +39,14 @@ dw_slot_set(DwWorkerSlot *slot, DwSlotState state, TimestampTz due)
 }
 
 static DwWorkerSlot *
-find_slot(DwShared *shared, Oid database, int32 migration_id, int number)
+find_slot(DwShared *shared, Oid database, int32 migration_id, DwRole helps, int number)
 {
 	for (int i = 0; i < DW_WORKER_SLOTS; i++)
 	{
 		DwWorkerSlot *slot = &shared->workers[i];
 
 		if (slot->state != DW_SLOT_FREE && slot->database == database && slot->migration_id == migration_id &&
-			slot->number == number)
+			slot->helps == helps && slot->number == number)
 			return slot;
 	}
 	return NULL;
@@ -53,7 +54,7 @@ find_slot(DwShared *shared, Oid database, int32 migration_id, int number)
 
 /* A new wanted slot; NULL when all are taken. */
 static DwWorkerSlot *
-new_slot(DwShared *shared, Oid database, int32 migration_id, int number)
+new_slot(DwShared *shared, Oid database, int32 migration_id, DwRole helps, int number)
 {
 	for (int i = 0; i < DW_WORKER_SLOTS; i++)
 	{
@@ -63,11 +64,12 @@ new_slot(DwShared *shared, Oid database, int32 migration_id, int number)
 			continue;
 		slot->database = database;
 		slot->migration_id = migration_id;
+		slot->helps = helps;
 		slot->number = number;
 		slot->generation++;
 		slot->failures = 0;
 		slot->look = true;
-		slot->role = DW_ROLE_NONE;
+		slot->role = helps;
 		dw_slot_set(slot, DW_SLOT_WANTED, GetCurrentTimestamp());
 		return slot;
 	}
@@ -148,7 +150,7 @@ dw_slots_wake(DwShared *shared, Oid database)
 	if (asked_already(shared, database))
 		return false;
 	LWLockAcquire(&shared->lock, LW_EXCLUSIVE);
-	if (!wake_database(shared, database) && new_slot(shared, database, DW_SCOUT, 0) == NULL)
+	if (!wake_database(shared, database) && new_slot(shared, database, DW_SCOUT, DW_ROLE_NONE, 0) == NULL)
 		shared->look_everywhere = true;
 	wake_launcher(shared);
 	missing = launcher_missing(shared);
@@ -162,7 +164,7 @@ dw_slots_visit(DwShared *shared, Oid database)
 	bool		done;
 
 	LWLockAcquire(&shared->lock, LW_EXCLUSIVE);
-	done = wake_database(shared, database) || new_slot(shared, database, DW_SCOUT, 0) != NULL;
+	done = wake_database(shared, database) || new_slot(shared, database, DW_SCOUT, DW_ROLE_NONE, 0) != NULL;
 	LWLockRelease(&shared->lock);
 	return done;
 }
@@ -175,9 +177,9 @@ dw_slots_add(DwShared *shared, const int32 *migrations, int n)
 	LWLockAcquire(&shared->lock, LW_EXCLUSIVE);
 	for (int i = 0; i < n; i++)
 	{
-		if (find_slot(shared, MyDatabaseId, migrations[i], 0) != NULL)
+		if (find_slot(shared, MyDatabaseId, migrations[i], DW_ROLE_NONE, 0) != NULL)
 			continue;
-		if (new_slot(shared, MyDatabaseId, migrations[i], 0) != NULL)
+		if (new_slot(shared, MyDatabaseId, migrations[i], DW_ROLE_NONE, 0) != NULL)
 			added = true;
 		else
 			shared->look_everywhere = true; /* when a slot is given up */
@@ -187,15 +189,38 @@ dw_slots_add(DwShared *shared, const int32 *migrations, int n)
 	LWLockRelease(&shared->lock);
 }
 
-void
-dw_slots_help(DwShared *shared, int32 migration_id, int helpers)
+/* Helpers beyond the first so many of a role (DW_ROLE_NONE: of any) that have not been started need not be. */
+static void
+give_up_helpers(DwShared *shared, Oid database, int32 migration_id, DwRole role, int helpers)
 {
+	for (int i = 0; i < DW_WORKER_SLOTS; i++)
+	{
+		DwWorkerSlot *slot = &shared->workers[i];
+
+		if (slot->state == DW_SLOT_WANTED && slot->database == database && slot->migration_id == migration_id &&
+			slot->helps != DW_ROLE_NONE && (role == DW_ROLE_NONE || slot->helps == role) && slot->number > helpers)
+			dw_slot_set(slot, DW_SLOT_FREE, 0);
+	}
+}
+
+int
+dw_slots_help(DwShared *shared, int32 migration_id, DwRole role, int helpers)
+{
+	int			lacking = 0;
+
 	LWLockAcquire(&shared->lock, LW_EXCLUSIVE);
+	give_up_helpers(shared, MyDatabaseId, migration_id, role, helpers);
 	for (int number = 1; number <= helpers; number++)
-		if (find_slot(shared, MyDatabaseId, migration_id, number) == NULL &&
-			new_slot(shared, MyDatabaseId, migration_id, number) != NULL)
+	{
+		DwWorkerSlot *slot = find_slot(shared, MyDatabaseId, migration_id, role, number);
+
+		if (slot == NULL && new_slot(shared, MyDatabaseId, migration_id, role, number) != NULL)
 			wake_launcher(shared);
+		else if (slot == NULL || slot->no_room)
+			lacking++;
+	}
 	LWLockRelease(&shared->lock);
+	return lacking;
 }
 
 void
@@ -222,26 +247,31 @@ dw_slots_running(DwShared *shared, Oid database, int32 migration_id)
 	bool		running;
 
 	LWLockAcquire(&shared->lock, LW_SHARED);
-	slot = find_slot(shared, database, migration_id, 0);
+	slot = find_slot(shared, database, migration_id, DW_ROLE_NONE, 0);
 	running = slot != NULL && slot->state == DW_SLOT_RUNNING;
 	LWLockRelease(&shared->lock);
 	return running;
 }
 
 int
-dw_slots_sharing(DwShared *shared)
+dw_slots_sharing(DwShared *shared, int32 migration_id, DwRole role)
 {
 	int			sharing = 0;
+	bool		among = false;
 
-	if (my_slot < 0)
-		return 1;
 	LWLockAcquire(&shared->lock, LW_SHARED);
 	for (int i = 0; i < DW_WORKER_SLOTS; i++)
-		if (shared->workers[i].state == DW_SLOT_RUNNING && shared->workers[i].database == MyDatabaseId &&
-			shared->workers[i].migration_id == shared->workers[my_slot].migration_id)
-			sharing++;
+	{
+		DwWorkerSlot *slot = &shared->workers[i];
+
+		if (slot->state != DW_SLOT_RUNNING || slot->database != MyDatabaseId || slot->migration_id != migration_id ||
+			(slot->helps != DW_ROLE_NONE && slot->helps != role))
+			continue;
+		sharing++;
+		among |= slot->pid == MyProcPid;
+	}
 	LWLockRelease(&shared->lock);
-	return Max(sharing, 1);
+	return among ? sharing : sharing + 1;
 }
 
 /* The slot that this process holds, under the lock; NULL when it has given it up. */
@@ -296,7 +326,7 @@ detach(int code, Datum arg)
 }
 
 bool
-dw_slot_attach(DwShared *shared, const DwStart *start, int32 *migration_id, int *number)
+dw_slot_attach(DwShared *shared, const DwStart *start, DwPost *post)
 {
 	DwWorkerSlot *slot = &shared->workers[start->slot];
 	bool		mine;
@@ -311,8 +341,9 @@ dw_slot_attach(DwShared *shared, const DwStart *start, int32 *migration_id, int 
 		slot->proc = MyProc;
 		my_slot = start->slot;
 		my_generation = start->generation;
-		*migration_id = slot->migration_id;
-		*number = slot->number;
+		post->migration_id = slot->migration_id;
+		post->helps = slot->helps;
+		post->number = slot->number;
 	}
 	LWLockRelease(&shared->lock);
 	return mine;
@@ -340,7 +371,7 @@ dw_slot_adopt(DwShared *shared, const int32 *migrations, int n)
 	LWLockAcquire(&shared->lock, LW_EXCLUSIVE);
 	slot = own_slot(shared);
 	for (int i = 0; slot != NULL && i < n && adopted == DW_SCOUT; i++)
-		if (find_slot(shared, slot->database, migrations[i], 0) == NULL)
+		if (find_slot(shared, slot->database, migrations[i], DW_ROLE_NONE, 0) == NULL)
 			slot->migration_id = adopted = migrations[i];
 	LWLockRelease(&shared->lock);
 	return adopted;
@@ -358,6 +389,8 @@ dw_slot_finish(DwShared *shared)
 		finished = false;
 	else if (slot != NULL)
 	{
+		if (slot->helps == DW_ROLE_NONE)
+			give_up_helpers(shared, slot->database, slot->migration_id, DW_ROLE_NONE, 0);
 		dw_slot_set(slot, DW_SLOT_FREE, 0);
 		my_slot = -1;
 		wake_launcher(shared);

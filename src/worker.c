@@ -33,11 +33,11 @@ dw_worker_running(int32 migration_id)
 }
 
 int
-dw_worker_sharing(void)
+dw_worker_sharing(int32 migration_id, DwRole role)
 {
 	DwShared   *shared = dw_shared();
 
-	return shared == NULL ? 1 : dw_slots_sharing(shared);
+	return shared == NULL ? 1 : dw_slots_sharing(shared, migration_id, role);
 }
 
 /*

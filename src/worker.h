@@ -4,7 +4,7 @@
 #ifndef DW_WORKER_H
 #define DW_WORKER_H
 
-#include "dualwrite.h"
+#include "shmem.h"
 
 /*
  * See to it, at commit, that background work of this database goes on: wakes the launcher, or starts one.
@@ -14,8 +14,8 @@ extern void dw_worker_wake(void);
 /* Is a worker for this migration running? */
 extern bool dw_worker_running(int32 migration_id);
 
-/* Processes among which the migration's rates are to be shared: those at work on it; 1 in any other session. */
-extern int	dw_worker_sharing(void);
+/* Processes that share the migration's work of this role: its workers, and this session in any case. */
+extern int	dw_worker_sharing(int32 migration_id, DwRole role);
 
 extern void dw_worker_init(void);	/* from _PG_init */
 
