@@ -25,7 +25,7 @@ CREATE TABLE _dualwrite.shadow_mismatch (
 	migration_id int NOT NULL,
 	occurred_at timestamptz NOT NULL DEFAULT clock_timestamp(),
 	actor name,
-	kind text NOT NULL CHECK (kind IN ('different', 'error')),
+	kind text NOT NULL CHECK (kind IN ('different', 'error', 'slower')),
 	compare text NOT NULL,
 	old_query text NOT NULL,
 	new_query text NOT NULL,
@@ -36,16 +36,22 @@ CREATE TABLE _dualwrite.shadow_mismatch (
 	new_answer json,
 	sqlstate text,
 	message text,
-	relations oid[] NOT NULL			-- that the queries name: who sees values must be allowed to read them all
+	relations oid[] NOT NULL,			-- that the queries name: who sees values must be allowed to read them all
+	old_us bigint,
+	new_us bigint,
+	old_buffers bigint,
+	new_buffers bigint,
+	old_plan text,
+	new_plan text
 );
 CREATE INDEX ON _dualwrite.shadow_mismatch (migration_id, id);
 
 CREATE FUNCTION dualwrite.shadow_read(migration text, old_query text, new_query text, args text[] DEFAULT '{}',
-		compare text DEFAULT NULL) RETURNS SETOF record
+		compare text DEFAULT NULL, ignore text[] DEFAULT '{}', normalise jsonb DEFAULT NULL) RETURNS SETOF record
 	LANGUAGE c VOLATILE
 	AS 'MODULE_PATHNAME', 'dw_shadow_read_sql';
-COMMENT ON FUNCTION dualwrite.shadow_read(text, text, text, text[], text) IS
-	'rows of the query of the side that is the truth; from verify to cutover the other side''s query is run beside it and compared (set, ordered or scalar), and can neither fail the caller nor take longer than its budget';
+COMMENT ON FUNCTION dualwrite.shadow_read(text, text, text, text[], text, text[], jsonb) IS
+	'rows of the query of the side that is the truth; from verify to cutover the other side''s query is run beside it and compared (set, ordered or scalar; ignore: columns left out; normalise: column and the SQL expression that is compared in its place), and can neither fail the caller nor take longer than its budget';
 
 CREATE FUNCTION dualwrite.reset_shadow_reads(migration text) RETURNS void
 	LANGUAGE c VOLATILE
@@ -83,7 +89,10 @@ CREATE VIEW dualwrite.shadow_read_mismatches AS
 		CASE WHEN v.visible THEN s.new_answer END AS new_answer,
 		s.sqlstate,
 		CASE WHEN v.visible THEN s.message END AS message,
-		s.actor
+		s.actor,
+		s.old_us / 1000.0::float8 AS old_ms, s.new_us / 1000.0::float8 AS new_ms, s.old_buffers, s.new_buffers,
+		CASE WHEN v.visible THEN s.old_plan END AS old_plan,
+		CASE WHEN v.visible THEN s.new_plan END AS new_plan
 	FROM _dualwrite.migration g
 	CROSS JOIN LATERAL (
 		SELECT coalesce((SELECT o.value FROM _dualwrite.setting o WHERE o.migration_id = g.id AND o.setting = 'shadow_read_keep'),
@@ -112,10 +121,10 @@ COMMENT ON COLUMN dualwrite.shadow_reads.new_buffers IS 'pages that the new side
 COMMENT ON COLUMN dualwrite.shadow_reads.switched_off IS 'the other side failed too often in a row (shadow_read_max_failures) and is left alone until reset_shadow_reads';
 COMMENT ON COLUMN dualwrite.shadow_reads.since IS 'since when it is counted; NULL while nothing was';
 
-COMMENT ON VIEW dualwrite.shadow_read_mismatches IS 'the last shadow reads that did not agree (shadow_read_keep of them); values only for those who may read all tables in it';
+COMMENT ON VIEW dualwrite.shadow_read_mismatches IS 'the last shadow reads that did not agree, or whose other side was much slower (shadow_read_keep of them); values only for those who may read all tables in it';
 COMMENT ON COLUMN dualwrite.shadow_read_mismatches.migration IS 'name of the migration';
 COMMENT ON COLUMN dualwrite.shadow_read_mismatches.occurred_at IS 'when it was read';
-COMMENT ON COLUMN dualwrite.shadow_read_mismatches.kind IS 'different: the answers differ; error: the side that is not the truth raised one';
+COMMENT ON COLUMN dualwrite.shadow_read_mismatches.kind IS 'different: the answers differ; error: the side that is not the truth raised one; slower: they agree, but that side took much longer (shadow_read_slow_factor)';
 COMMENT ON COLUMN dualwrite.shadow_read_mismatches.compare IS 'how they were compared: set, ordered or scalar';
 COMMENT ON COLUMN dualwrite.shadow_read_mismatches.old_query IS 'query of the old side; NULL for those who may not read the tables';
 COMMENT ON COLUMN dualwrite.shadow_read_mismatches.new_query IS 'query of the new side; NULL for those who may not read the tables';
@@ -127,3 +136,9 @@ COMMENT ON COLUMN dualwrite.shadow_read_mismatches.new_answer IS 'rows of the ne
 COMMENT ON COLUMN dualwrite.shadow_read_mismatches.sqlstate IS 'of the error';
 COMMENT ON COLUMN dualwrite.shadow_read_mismatches.message IS 'of the error; NULL for those who may not read the tables';
 COMMENT ON COLUMN dualwrite.shadow_read_mismatches.actor IS 'role that read';
+COMMENT ON COLUMN dualwrite.shadow_read_mismatches.old_ms IS 'time that the old side took, in milliseconds';
+COMMENT ON COLUMN dualwrite.shadow_read_mismatches.new_ms IS 'time that the new side took, in milliseconds';
+COMMENT ON COLUMN dualwrite.shadow_read_mismatches.old_buffers IS 'pages that the old side looked at';
+COMMENT ON COLUMN dualwrite.shadow_read_mismatches.new_buffers IS 'pages that the new side looked at';
+COMMENT ON COLUMN dualwrite.shadow_read_mismatches.old_plan IS 'plan of the old side, for kind slower; NULL for those who may not read the tables';
+COMMENT ON COLUMN dualwrite.shadow_read_mismatches.new_plan IS 'plan of the new side, for kind slower; NULL for those who may not read the tables';

@@ -1,5 +1,5 @@
 /*
- * answer.h: what a query returned, and how two such answers differ.
+ * answer.h: what a query returned, and by which plan.
  */
 #ifndef DW_ANSWER_H
 #define DW_ANSWER_H
@@ -17,32 +17,29 @@ typedef struct DwAnswer
 	int64		us;				/* time taken */
 	int64		buffers;		/* pages looked at, in shared and local buffers */
 	List	   *relations;		/* that the query names, views looked through; OIDs */
+	char	   *plan;			/* as EXPLAIN shows it, where somebody asked for it */
 } DwAnswer;
 
-typedef enum DwCompare
+/* A query as text, with the input text of $1 ... $nargs, NULL for null. */
+typedef struct DwQueryText
 {
-	DW_COMPARE_SET,				/* rows in any order, each as often on one side as on the other */
-	DW_COMPARE_ORDERED,
-	DW_COMPARE_SCALAR			/* the first column of the one row; no row counts as null */
-} DwCompare;
-
-/* ERROR 22023 for a word that is none. */
-extern DwCompare dw_compare_from_name(const char *name);
+	const char *name;			/* what it is called in messages */
+	const char *text;
+	int			nargs;
+	char	  **args;
+} DwQueryText;
 
 /*
- * Run one SELECT under the active snapshot and add its rows, at most limit (0: all), to answer->rows.  name is what the
- * query is called in messages; args are input texts of $1 ... $nargs, NULL for null, each read as the type that the query
- * gives it.  ERROR 25006 for what is more than a read, 42804 where its columns are not those of desc.
+ * Run one SELECT under the active snapshot and add its rows, at most limit (0: all), to answer->rows.  Each argument is
+ * read as the type that the query gives it.  ERROR 25006 for what is more than a read, 42804 where its columns are not
+ * those of desc.
  */
-extern void dw_answer_get(DwAnswer *answer, const char *name, const char *query, int nargs, char **args, TupleDesc desc,
-						  uint64 limit);
+extern void dw_answer_get(DwAnswer *answer, const DwQueryText *query, TupleDesc desc, uint64 limit);
 
-/*
- * Do two answers agree, by the text of each value, null equal to null?  Where they do not, *left_rows and *right_rows are
- * JSON arrays of the first rows without a counterpart, palloc'd in the current context.  At most limit + 1 rows of each are
- * looked at.
- */
-extern bool dw_answers_agree(const DwAnswer *left, const DwAnswer *right, TupleDesc desc, DwCompare how, uint64 limit,
-							 char **left_rows, char **right_rows);
+/* The plan that it gets with these arguments, as EXPLAIN shows it; palloc'd. */
+extern char *dw_answer_plan(const DwQueryText *query);
+
+/* Pages that this backend has looked at so far. */
+extern int64 dw_buffers_used(void);
 
 #endif							/* DW_ANSWER_H */

@@ -16,6 +16,7 @@
 #include "miscadmin.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
+#include "utils/jsonb.h"
 #include "utils/timestamp.h"
 
 PG_FUNCTION_INFO_V1(dw_shadow_read_sql);
@@ -64,7 +65,60 @@ result_info(FunctionCallInfo fcinfo)
 	return info;
 }
 
-/* shadow_read(migration, old_query, new_query, args, compare) */
+static DwQueryText
+query_of(const DwShadowRequest *request, int side)
+{
+	static const char *const names[2] = {"old_query", "new_query"};
+
+	return (DwQueryText) {names[side], request->queries[side], request->nargs, request->args};
+}
+
+static void
+answer_by_text(const DwShadowRequest *request, int side, DwAnswer *answer, uint64 limit)
+{
+	DwQueryText query = query_of(request, side);
+
+	dw_answer_get(answer, &query, request->desc, limit);
+}
+
+static char *
+plan_by_text(const DwShadowRequest *request, int side)
+{
+	DwQueryText query = query_of(request, side);
+
+	return dw_answer_plan(&query);
+}
+
+static List *
+names_of(ArrayType *array)
+{
+	Datum	   *elements;
+	bool	   *nulls;
+	int			count;
+	List	   *names = NIL;
+
+	deconstruct_array(array, TEXTOID, -1, false, TYPALIGN_INT, &elements, &nulls, &count);
+	for (int i = 0; i < count; i++)
+		if (!nulls[i])
+			names = lappend(names, TextDatumGetCString(elements[i]));
+	return names;
+}
+
+/* The rows of the side that is the truth, whether or not the other one is run beside it. */
+static void
+run_request(const DwShadowRequest *request, Tuplestorestate *rows)
+{
+	int			truth;
+	DwShadowRun *run = dw_shadow_begin(request, &truth);
+	DwAnswer	answer = {.rows = rows};
+
+	if (run != NULL)
+		dw_shadow_run(run, rows);
+	else
+		answer_by_text(request, truth, &answer, 0);
+}
+
+/* shadow_read(migration, old_query, new_query, args, compare, ignore, normalise) */
 Datum
 dw_shadow_read_sql(PG_FUNCTION_ARGS)
 {
@@ -73,6 +127,10 @@ dw_shadow_read_sql(PG_FUNCTION_ARGS)
 		.migration = required(fcinfo, 0, "migration"),
 		.queries = {required(fcinfo, 1, "old_query"), required(fcinfo, 2, "new_query")},
 		.compare = PG_ARGISNULL(4) ? NULL : text_to_cstring(PG_GETARG_TEXT_PP(4)),
+		.ignored = PG_ARGISNULL(5) ? NIL : names_of(PG_GETARG_ARRAYTYPE_P(5)),
+		.normalised = PG_ARGISNULL(6) ? NULL : PG_GETARG_JSONB_P(6),
+		.answer = answer_by_text,
+		.plan = plan_by_text,
 	};
 	MemoryContext old = MemoryContextSwitchTo(info->econtext->ecxt_per_query_memory);
 	Tuplestorestate *rows = tuplestore_begin_heap(true, false, work_mem);
@@ -81,7 +139,7 @@ dw_shadow_read_sql(PG_FUNCTION_ARGS)
 	MemoryContextSwitchTo(old);
 	if (!PG_ARGISNULL(3))
 		read_args(&request, PG_GETARG_ARRAYTYPE_P(3));
-	dw_shadow_read(&request, rows);
+	run_request(&request, rows);
 	tuplestore_rescan(rows);
 	info->returnMode = SFRM_Materialize;
 	info->setResult = rows;

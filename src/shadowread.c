@@ -11,7 +11,6 @@
 #include "postgres.h"
 
 #include "absorb.h"
-#include "answer.h"
 #include "readside.h"
 #include "settings.h"
 #include "shadowread.h"
@@ -32,32 +31,30 @@
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/timeout.h"
+#include "utils/varlena.h"
 
-enum
-{
-	OLD,
-	NEW
-};
+#define OLD DW_SHADOW_OLD
+#define NEW DW_SHADOW_NEW
 
-static const char *const query_names[2] = {"old_query", "new_query"};
+/* A side is slower only where it also took this much longer: less is noise. */
+#define SLOWER_BY_US 5000
 
 /* One shadow read under way. */
-typedef struct DwShadowRun
+struct DwShadowRun
 {
 	const DwShadowRequest *request;
 	DwMigration *migration;
 	int			truth;			/* OLD or NEW */
 	DwAnswer	answers[2];
-	bool		compared;		/* the other side was run */
-	DwCompare	compare;
+	DwRules		rules;
 	int64		max_ms;
-	int64		max_rows;
 	TimestampTz deadline;
 	int64		left_us;		/* of the budget, once the other side has answered */
 	DwShadowCounter outcome;
+	bool		slower;			/* the other side agreed, but took much longer */
 	DwError		error;			/* outcome DW_SHADOW_ERRORS: what it was */
 	char	   *rows[2];		/* outcome DW_SHADOW_MISMATCHED: those that differ, as JSON */
-} DwShadowRun;
+};
 
 /* The clock of the other side's budget.  One at a time: a shadow read within the other side's query does not compare. */
 static TimeoutId budget_timeout = MAX_TIMEOUTS;
@@ -113,10 +110,7 @@ limit_lock_waits(int64 max_ms)
 static void
 run_side(DwShadowRun *run, int side, uint64 limit)
 {
-	const DwShadowRequest *request = run->request;
-
-	dw_answer_get(&run->answers[side], query_names[side], request->queries[side], request->nargs, request->args,
-				  request->desc, limit);
+	run->request->answer(run->request, side, &run->answers[side], limit);
 }
 
 static void
@@ -124,7 +118,7 @@ run_other(void *arg)
 {
 	DwShadowRun *run = arg;
 
-	run_side(run, !run->truth, (uint64) run->max_rows + 1);
+	run_side(run, !run->truth, run->rules.limit + 1);
 }
 
 static void
@@ -132,9 +126,19 @@ compare_answers(void *arg)
 {
 	DwShadowRun *run = arg;
 
-	run->outcome = dw_answers_agree(&run->answers[OLD], &run->answers[NEW], run->request->desc, run->compare,
-									(uint64) run->max_rows, &run->rows[OLD], &run->rows[NEW]) ?
+	run->outcome = dw_answers_agree(&run->answers[OLD], &run->answers[NEW], run->request->desc, &run->rules,
+									&run->rows[OLD], &run->rows[NEW]) ?
 		DW_SHADOW_AGREED : DW_SHADOW_MISMATCHED;
+}
+
+/* Both plans, to be held side by side. */
+static void
+show_plans(void *arg)
+{
+	DwShadowRun *run = arg;
+
+	for (int side = OLD; side <= NEW; side++)
+		run->answers[side].plan = run->request->plan(run->request, side);
 }
 
 /* Work of a subtransaction within the budget: run->work, with nothing that could be written and a clock. */
@@ -215,7 +219,7 @@ try_other(DwShadowRun *run)
 	INSTR_TIME_SUBTRACT(end, start);
 	if (!answered)
 		run->answers[!run->truth].us = (int64) INSTR_TIME_GET_MICROSEC(end);
-	else if (run->answers[!run->truth].count > (uint64) run->max_rows)
+	else if (run->answers[!run->truth].count > run->rules.limit)
 	{
 		run->outcome = DW_SHADOW_SKIPPED;
 		answered = false;
@@ -224,11 +228,23 @@ try_other(DwShadowRun *run)
 	return answered;
 }
 
+/* Is the side that is not the truth one that would be missed for its slowness? */
+static bool
+is_slower(const DwShadowRun *run)
+{
+	double		factor = dw_setting_real(run->migration->id, "shadow_read_slow_factor");
+	int64		truth = run->answers[run->truth].us;
+	int64		other = run->answers[!run->truth].us;
+
+	return factor > 0 && run->outcome == DW_SHADOW_AGREED && other > truth * factor && other - truth > SLOWER_BY_US;
+}
+
 static void
 run_both(DwShadowRun *run)
 {
 	bool		other_first = (pg_prng_uint32(&pg_global_prng_state) & 1) != 0;
 	bool		answered = false;
+	DwShadowCounter outcome;
 
 	if (other_first)
 		answered = try_other(run);
@@ -239,7 +255,13 @@ run_both(DwShadowRun *run)
 		return;
 	/* what is left of the other side's time is for comparing */
 	run->deadline = GetCurrentTimestamp() + run->left_us;
-	(void) try_within_budget(run, compare_answers);
+	if (!try_within_budget(run, compare_answers))
+		return;
+	outcome = run->outcome;
+	run->slower = is_slower(run);
+	if (run->slower)
+		(void) try_within_budget(run, show_plans);
+	run->outcome = outcome;
 }
 
 static bool
@@ -295,7 +317,8 @@ is_to_be_compared(DwShadowRun *run, DwPhase phase)
 	run->migration = dw_migration_get(run->request->migration, false);
 	/* an older snapshot than the last change of phase says nothing about the phase that there is now */
 	return run->migration->phase == phase &&
-		pg_prng_double(&pg_global_prng_state) * 100 < dw_setting_real(run->migration->id, "shadow_read_percent") &&
+		(run->request->sampled ||
+		 pg_prng_double(&pg_global_prng_state) * 100 < dw_setting_real(run->migration->id, "shadow_read_percent")) &&
 		!is_switched_off(run->migration) && is_reader(run);
 }
 
@@ -326,12 +349,22 @@ oid_array(List *oids)
 	return PointerGetDatum(construct_array(elements, count, OIDOID, sizeof(Oid), true, TYPALIGN_INT));
 }
 
+static const char *
+kind_of(const DwShadowRun *run)
+{
+	if (run->outcome == DW_SHADOW_ERRORS)
+		return "error";
+	return run->slower ? "slower" : "different";
+}
+
 /* Write an answer that differs, or an error, down.  In a subtransaction: it is no matter of the caller's if that fails. */
 static void
 keep(void *arg)
 {
 	DwShadowRun *run = arg;
 	const DwShadowRequest *request = run->request;
+	const DwAnswer *old = &run->answers[OLD];
+	const DwAnswer *new = &run->answers[NEW];
 	bool		failed = run->outcome == DW_SHADOW_ERRORS;
 	bool		values = dw_setting_bool(run->migration->id, "drift_values");
 	static const char *const modes[] = {"set", "ordered", "scalar"};
@@ -339,24 +372,27 @@ keep(void *arg)
 
 	dw_sql_begin(&sql);
 	(void) dw_sql("INSERT INTO _dualwrite.shadow_mismatch (migration_id, kind, compare, old_query, new_query, args, old_rows,"
-				  " new_rows, old_answer, new_answer, sqlstate, message, relations, actor)"
-				  " VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9::json, $10::json, $11, $12, $13, $14)",
-				  14, (DwArg[])
+				  " new_rows, old_answer, new_answer, sqlstate, message, relations, actor, old_us, new_us, old_buffers, new_buffers,"
+				  " old_plan, new_plan)"
+				  " VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9::json, $10::json, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20)",
+				  20, (DwArg[])
 				  {
 					  DW_INT4(run->migration->id),
-					  DW_TEXT(failed ? "error" : "different"),
-					  DW_TEXT(modes[run->compare]),
+					  DW_TEXT(kind_of(run)),
+					  DW_TEXT(modes[run->rules.how]),
 					  DW_TEXT(request->queries[OLD]),
 					  DW_TEXT(request->queries[NEW]),
 					  DW_DATUM(TEXTARRAYOID, values ? text_array(request->nargs, request->args) : (Datum) 0, !values),
-					  DW_DATUM(INT8OID, Int64GetDatum((int64) run->answers[OLD].count), failed && run->truth == NEW),
-					  DW_DATUM(INT8OID, Int64GetDatum((int64) run->answers[NEW].count), failed && run->truth == OLD),
+					  DW_DATUM(INT8OID, Int64GetDatum((int64) old->count), failed && run->truth == NEW),
+					  DW_DATUM(INT8OID, Int64GetDatum((int64) new->count), failed && run->truth == OLD),
 					  DW_TEXT(values ? run->rows[OLD] : NULL),
 					  DW_TEXT(values ? run->rows[NEW] : NULL),
 					  DW_TEXT(failed ? unpack_sql_state(run->error.sqlstate) : NULL),
 					  DW_TEXT(failed ? run->error.message : NULL),
-					  DW_DATUM(OIDARRAYOID, oid_array(list_union_oid(run->answers[OLD].relations, run->answers[NEW].relations)), false),
-					  DW_TEXT(GetUserNameFromId(sql.saved_user, true))
+					  DW_DATUM(OIDARRAYOID, oid_array(list_union_oid(old->relations, new->relations)), false),
+					  DW_TEXT(GetUserNameFromId(sql.saved_user, true)),
+					  DW_INT8(old->us), DW_INT8(new->us), DW_INT8(old->buffers), DW_INT8(new->buffers),
+					  DW_TEXT(old->plan), DW_TEXT(new->plan)
 				  });
 	dw_sql_end(&sql);
 }
@@ -377,34 +413,68 @@ record(DwShadowRun *run)
 				 errmsg("shadow reads of migration \"%s\" have switched themselves off", run->migration->name),
 				 errdetail("The other side failed " INT64_FORMAT " times in a row, or took more than its budget.", in_a_row),
 				 errhint("Read dualwrite.shadow_reads and dualwrite.shadow_read_mismatches, then call dualwrite.reset_shadow_reads.")));
-	if ((run->outcome == DW_SHADOW_MISMATCHED || run->outcome == DW_SHADOW_ERRORS) && !XactReadOnly &&
+	if ((run->outcome == DW_SHADOW_MISMATCHED || run->outcome == DW_SHADOW_ERRORS || run->slower) && !XactReadOnly &&
 		dw_setting_int(run->migration->id, "shadow_read_keep") > 0)
 		(void) dw_try(keep, run, false, NULL, &error);
 }
 
-void
-dw_shadow_read(const DwShadowRequest *request, Tuplestorestate *rows)
+/* What counts as the same answer, by the request and by the migration's settings. */
+static void
+set_rules(DwShadowRun *run)
+{
+	const DwShadowRequest *request = run->request;
+	const char *compare = request->compare;
+	char	   *ignored = pstrdup(dw_setting_string(run->migration->id, "shadow_read_ignore"));
+	List	   *names;
+
+	if (compare == NULL)
+		compare = dw_setting_string(run->migration->id, "shadow_read_compare");
+	run->rules.how = dw_compare_from_name(compare);
+	run->rules.limit = (uint64) dw_setting_int(run->migration->id, "shadow_read_max_rows");
+	if (SplitIdentifierString(ignored, ',', &names))
+		dw_rules_ignore(&run->rules, request->desc, names, false);
+	dw_rules_ignore(&run->rules, request->desc, request->ignored, true);
+	if (request->normalised != NULL)
+		dw_rules_normalise(&run->rules, request->desc, request->normalised);
+}
+
+/* What is wrong with a request is wrong in every phase. */
+static void
+check_request(const DwShadowRequest *request)
+{
+	DwRules		rules = {0};
+
+	if (request->compare != NULL)
+		(void) dw_compare_from_name(request->compare);
+	dw_rules_ignore(&rules, request->desc, request->ignored, true);
+	if (request->normalised != NULL)
+		dw_rules_normalise(&rules, request->desc, request->normalised);
+}
+
+DwShadowRun *
+dw_shadow_begin(const DwShadowRequest *request, int *truth)
 {
 	DwReads		reads = dw_reads_get(request->migration, (int) strlen(request->migration));
-	DwShadowRun run = {.request = request};
-	bool		named = request->compare != NULL;
+	DwShadowRun *run = palloc0(sizeof(DwShadowRun));
 
-	run.truth = DW_TRUTH_DIRECTION(reads.phase) == DW_FORWARD ? OLD : NEW;
-	run.answers[run.truth].rows = rows;
-	if (named)
-		run.compare = dw_compare_from_name(request->compare);
-	if (!is_to_be_compared(&run, reads.phase))
-	{
-		run_side(&run, run.truth, 0);
-		return;
-	}
-	if (!named)
-		run.compare = dw_compare_from_name(dw_setting_string(run.migration->id, "shadow_read_compare"));
-	run.max_ms = dw_setting_int(run.migration->id, "shadow_read_max_ms");
-	run.max_rows = dw_setting_int(run.migration->id, "shadow_read_max_rows");
+	*truth = DW_TRUTH_DIRECTION(reads.phase) == DW_FORWARD ? OLD : NEW;
+	run->request = request;
+	run->truth = *truth;
+	check_request(request);
+	if (!is_to_be_compared(run, reads.phase))
+		return NULL;
+	set_rules(run);
+	run->max_ms = dw_setting_int(run->migration->id, "shadow_read_max_ms");
+	return run;
+}
+
+void
+dw_shadow_run(DwShadowRun *run, Tuplestorestate *truth)
+{
+	run->answers[run->truth].rows = truth;
 	/* made here, so that it belongs to no subtransaction */
-	run.answers[!run.truth].rows = tuplestore_begin_heap(true, false, work_mem);
-	run_both(&run);
-	record(&run);
-	tuplestore_end(run.answers[!run.truth].rows);
+	run->answers[!run->truth].rows = tuplestore_begin_heap(true, false, work_mem);
+	run_both(run);
+	record(run);
+	tuplestore_end(run->answers[!run->truth].rows);
 }

@@ -100,6 +100,43 @@ SELECT is((SELECT sum(i) FROM dualwrite.shadow_read('m', 'SELECT 1', 'SELECT NUL
 SELECT is(counts(), '3 agreed, 5 mismatched, 0 errors, 0 skipped', 'do not');
 SELECT throws_ok($$SELECT * FROM dualwrite.shadow_read('m', 'SELECT 1', 'SELECT 1', compare => 'loosely') AS t (i int)$$, '22023', '"loosely" is no way to compare answers');
 
+-- what is allowed to differ: columns left out, columns in another form
+SELECT dualwrite.reset_shadow_reads('m');
+SELECT is((SELECT count(*) FROM dualwrite.shadow_read('m', 'SELECT id, email FROM o', 'SELECT id, upper(email) FROM n', ignore => '{email}')
+	AS t (id int, email text)), 100::bigint, 'a column that is not compared');
+SELECT is(counts(), '1 agreed, 0 mismatched, 0 errors, 0 skipped', 'may differ');
+SELECT is((SELECT count(*) FROM dualwrite.shadow_read('m', 'SELECT id, email FROM o', 'SELECT id + 1, email FROM n', ignore => '{email}')
+	AS t (id int, email text)), 100::bigint, 'the others');
+SELECT is(counts(), '1 agreed, 1 mismatched, 0 errors, 0 skipped', 'may not');
+SELECT is((SELECT string_agg(email, ',') FROM dualwrite.shadow_read('m', 'SELECT id, email FROM o WHERE id < 3', 'SELECT id, upper(email) FROM n WHERE id < 3',
+	normalise => '{"email": "lower(email)"}') AS t (id int, email text)), 'user1,user2', 'a column compared in another form is returned as it is');
+SELECT is(counts(), '2 agreed, 1 mismatched, 0 errors, 0 skipped', 'and agrees in that form');
+SELECT is((SELECT count(*) FROM dualwrite.shadow_read('m', 'SELECT id, cents FROM o', 'SELECT id, (amount * 100)::int + id % 2 FROM n',
+	normalise => '{"cents": "cents - id % 2 * (SELECT count(*) FROM pg_catalog.pg_class WHERE oid = 1259 AND cents % 100 = 1)"}') AS t (id int, cents int)), 100::bigint, 'by any SQL over the columns');
+SELECT is(counts(), '3 agreed, 1 mismatched, 0 errors, 0 skipped', 'it agrees');
+SELECT is((SELECT count(*) FROM dualwrite.shadow_read('m', 'SELECT id FROM o', 'SELECT id FROM n', normalise => '{"id": "1 / (id - 7)"}') AS t (id int)), 100::bigint,
+	'an expression that fails');
+SELECT is(counts(), '3 agreed, 1 mismatched, 1 errors, 0 skipped', 'fails nobody');
+SELECT dualwrite.configure('m', 'shadow_read_ignore', 'updated_at, email');
+SELECT is(one(7, 'SELECT ''other'''), 'user7', 'columns that a setting leaves out');
+SELECT is(counts(), '4 agreed, 1 mismatched, 1 errors, 0 skipped', 'are not compared');
+SELECT dualwrite.configure('m', 'shadow_read_ignore', NULL);
+SELECT throws_ok($$SELECT * FROM dualwrite.shadow_read('m', 'SELECT 1', 'SELECT 1', ignore => '{j}') AS t (i int)$$, '22023', 'the shadow read has no column "j"');
+SELECT throws_ok($$SELECT * FROM dualwrite.shadow_read('m', 'SELECT 1', 'SELECT 1', normalise => '{"j": "i"}') AS t (i int)$$, '22023', 'the shadow read has no column "j"');
+SELECT throws_ok($$SELECT * FROM dualwrite.shadow_read('m', 'SELECT 1', 'SELECT 1', normalise => '{"i": 1}') AS t (i int)$$, '22023');
+SELECT throws_ok($$SELECT * FROM dualwrite.shadow_read('m', 'SELECT 1', 'SELECT 1', normalise => '["i"]') AS t (i int)$$, '22023', 'normalise must be an object');
+
+-- agreement that takes much longer is kept, with both plans
+SELECT dualwrite.reset_shadow_reads('m');
+SELECT is(one(7, 'SELECT email FROM n, pg_sleep(0.05) WHERE id = $1'), 'user7', 'a slow side');
+SELECT is(counts(), '1 agreed, 0 mismatched, 0 errors, 0 skipped', 'agrees');
+SELECT results_eq($$SELECT kind, new_ms > old_ms, old_buffers > 0, old_plan ~ 'on o ', new_plan ~ 'on n ' FROM dualwrite.shadow_read_mismatches$$,
+	$$VALUES ('slower', true, true, true, true)$$, 'and is shown with its plan');
+SELECT dualwrite.configure('m', 'shadow_read_slow_factor', '0');
+SELECT is(one(7, 'SELECT email FROM n, pg_sleep(0.05) WHERE id = $1'), 'user7', 'unless nobody asks');
+SELECT is((SELECT count(*) FROM dualwrite.shadow_read_mismatches), 1::bigint, 'nothing more is kept');
+SELECT dualwrite.configure('m', 'shadow_read_slow_factor', NULL);
+
 -- errors of the other side are absorbed, and kept
 SELECT dualwrite.reset_shadow_reads('m');
 SELECT is(one(7, 'SELECT nonsense FROM n'), 'user7', 'a query that does not parse');
