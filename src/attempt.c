@@ -28,13 +28,15 @@ dw_error_is_lock(int sqlstate)
 bool
 dw_error_is_connection(int sqlstate)
 {
-	return ERRCODE_TO_CATEGORY(sqlstate) == ERRCODE_CONNECTION_EXCEPTION;
+	/* of this server, a shutdown is no ERROR: one that is comes from the other end */
+	return ERRCODE_TO_CATEGORY(sqlstate) == ERRCODE_CONNECTION_EXCEPTION ||
+		sqlstate == ERRCODE_ADMIN_SHUTDOWN || sqlstate == ERRCODE_CRASH_SHUTDOWN || sqlstate == ERRCODE_CANNOT_CONNECT_NOW;
 }
 
 static bool
 absorbs(int sqlstate)
 {
-	return dw_error_is_absorbable(sqlstate) || dw_error_is_lock(sqlstate);
+	return dw_error_is_absorbable(sqlstate) || dw_error_is_lock(sqlstate) || dw_error_is_connection(sqlstate);
 }
 
 bool

@@ -14,7 +14,7 @@ extern bool dw_attempt(void (*work) (void *arg), void *arg, DwError *error);
 
 /* Somebody else holds it: lock timeout, deadlock, serialization failure.  Trying again later is all that helps. */
 extern bool dw_error_is_lock(int sqlstate);
-/* Class 08: the other end of a foreign table cannot be reached.  No row is to blame. */
+/* Class 08, or it shuts down: the other end of a foreign table cannot be reached.  No row is to blame. */
 extern bool dw_error_is_connection(int sqlstate);
 
 /*

@@ -409,6 +409,7 @@ static struct
 {
 	int32		mapping_id;
 	int64		rows;			/* in succession that were not there */
+	int			again;			/* rows of the block that a batch stopped in: it is read again, and they are there */
 }			absent;
 
 static void
@@ -456,12 +457,16 @@ probe(DwBatch *batch, DwTarget *target, DwLeaf **leaf)
 {
 	DwKey		key;
 	DwFind		find;
+	bool		again = absent.again > 0;
 
-	if (absent.mapping_id == batch->flow->compiled->mapping_id && absent.rows >= DW_ABSENT_STREAK)
+	if (again)
+		absent.again--;
+	else if (absent.mapping_id == batch->flow->compiled->mapping_id && absent.rows >= DW_ABSENT_STREAK)
 		return DW_FIND_NONE;
 	dw_key_of_new(batch->flow->compiled, target->row, &key);
 	find = dw_lookup_newest(target->lookup, &key, false, false, leaf);
-	note_absent(batch, find == DW_FIND_NONE);
+	if (!again)
+		note_absent(batch, find == DW_FIND_NONE);
 	return find;
 }
 
@@ -696,8 +701,12 @@ stop_at(DwBatch *batch, int count)
 
 	if ((int64) block <= batch->place->next_block)
 		return -1;
+	absent.again = 0;
 	for (int i = count - 1; i >= 0 && ItemPointerGetBlockNumber(&batch->rows[i]->tts_tid) == block; i--)
+	{
 		batch->total.done--;
+		absent.again++;
+	}
 	return block;
 }
 

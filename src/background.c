@@ -1,13 +1,14 @@
 /*
  * background.c: SQL entry points of backfill and queue.
  *
- * Arguments are checked here, the work is in backfill.c and queue.c.  dualwrite.backfill does in the foreground what a
+ * Arguments are checked here, the work is in backfill.c, deliver.c and queue.c.  dualwrite.backfill does in the foreground what a
  * worker does: it holds no snapshot between batches, and can be called beside a worker, or while the migration's
  * background work is paused.
  */
 #include "postgres.h"
 
 #include "backfill.h"
+#include "deliver.h"
 #include "queue.h"
 #include "worker.h"
 
@@ -154,7 +155,7 @@ run_queue(const char *name)
 		DwStep		step;
 
 		CHECK_FOR_INTERRUPTS();
-		step = dw_queue_step(dw_migration_get(name, false), &next_due);
+		step = dw_deliver_step(dw_migration_get(name, false), &next_due);
 		SPI_commit();
 		if (step == DW_STEP_WORKED)
 			continue;

@@ -16,7 +16,6 @@
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
-#include "utils/guc.h"
 
 /* Advisory locks of users have 1 or 2 here. */
 #define DW_LOCK_CLASS 0x6477
@@ -38,18 +37,11 @@ dw_drift_lock(int32 mapping_id, bool wait)
 	return LockAcquire(&tag, ExclusiveLock, false, !wait) != LOCKACQUIRE_NOT_AVAIL;
 }
 
-/*
- * The list is usually empty, and may have millions of rows a minute later: a plan made for the empty one and kept would
- * read all of it for each key.
- */
 static void
 begin_by_index(DwSql *sql)
 {
-	static const char *const whole_list[] = {"enable_seqscan", "enable_bitmapscan", "enable_hashjoin", "enable_mergejoin"};
-
 	dw_sql_begin(sql);
-	for (size_t i = 0; i < lengthof(whole_list); i++)
-		(void) set_config_option(whole_list[i], "off", PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
+	dw_sql_by_index();
 }
 
 /* Arrays for unnest, one element a difference. */

@@ -12,7 +12,7 @@
 
 #include "alerts.h"
 #include "backfill.h"
-#include "queue.h"
+#include "deliver.h"
 #include "reconcile.h"
 #include "settings.h"
 #include "shadowstats.h"
@@ -69,7 +69,7 @@ static DwStep reconcile_duty(const DwMigration *migration, TimestampTz *next_due
 static DwStep housekeeping_duty(const DwMigration *migration, TimestampTz *next_due);
 
 static const DwDuty duties[] = {
-	{DW_ROLE_QUEUE, "queue", DW_PHASE_SHADOW, DW_PHASE_CUTOVER, POLL_MS, dw_queue_step, NULL, NULL},
+	{DW_ROLE_QUEUE, "queue", DW_PHASE_SHADOW, DW_PHASE_CUTOVER, POLL_MS, dw_deliver_step, NULL, NULL},
 	/* above its own phase there is something to copy after alter_mapping, which goes through the rows again */
 	{DW_ROLE_BACKFILL, "backfill", DW_PHASE_BACKFILL, DW_PHASE_READ_SWITCH, POLL_MS, backfill_duty,
 	"backfill_workers", backfill_openings},

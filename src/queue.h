@@ -6,17 +6,13 @@
 
 #include "mapping.h"
 
+/* The word that is stored: forward or reverse. */
+extern const char *dw_direction_name(DwDirection direction);
+
 /* Append a key, in the caller's transaction.  sqlstate and message say why, or are 0 and NULL. */
 extern void dw_queue_append(DwFlow *flow, const DwKey *key, int sqlstate, const char *message);
 /* The same with the key in its stored form. */
 extern void dw_queue_append_json(int32 mapping_id, DwDirection direction, Jsonb *key, int sqlstate, const char *message);
-
-/*
- * One due key of the migration, in the current transaction: converge it, then delete its entries, or note the failure and when to try
- * again.  An error of the key is absorbed in a subtransaction; lock failures are not attempts.
- * next_due, unless WORKED: when to call again at the latest; DT_NOEND when nothing waits.
- */
-extern DwStep dw_queue_step(const DwMigration *migration, TimestampTz *next_due);
 
 /* Entries waiting, and dead letters, of a migration. */
 extern void dw_queue_counts(int32 migration_id, int64 *waiting, int64 *dead);

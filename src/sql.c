@@ -73,6 +73,15 @@ dw_sql_end(DwSql *sql)
 	SetUserIdAndSecContext(sql->saved_user, sql->saved_context);
 }
 
+void
+dw_sql_by_index(void)
+{
+	static const char *const whole_list[] = {"enable_seqscan", "enable_bitmapscan", "enable_hashjoin", "enable_mergejoin"};
+
+	for (size_t i = 0; i < lengthof(whole_list); i++)
+		(void) set_config_option(whole_list[i], "off", PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
+}
+
 static SPIPlanPtr
 plan_for(const char *text, int nargs, const DwArg *args)
 {

@@ -37,6 +37,12 @@ extern void dw_sql_begin(DwSql *sql);
 extern void dw_sql_end(DwSql *sql);
 
 /*
+ * Until dw_sql_end, plans read tables by their indexes.  For a list that is usually empty, and may have millions of rows a
+ * minute later: a plan made for the empty one and kept would read all of it for each key.
+ */
+extern void dw_sql_by_index(void);
+
+/*
  * Run one statement with the newest snapshot, whatever the isolation level.  text must be a constant: its plan is
  * kept for the life of the backend under that pointer.  Rows are in SPI_tuptable until the next statement; the number
  * of rows read or changed is returned.

@@ -66,6 +66,19 @@ SELECT results_eq($$SELECT rows_done, rows_copied, rows_queued FROM _dualwrite.b
 	$$VALUES (3000::bigint, 2997::bigint, 1::bigint)$$, 'one key went through the queue');
 SELECT is_empty('SELECT * FROM _dualwrite.queue', 'and the queue is empty');
 
+-- A batch that is out of time ends in the middle of a block, which is read again: its rows are there, and no exception
+
+CREATE TABLE late (id int PRIMARY KEY, v text);
+INSERT INTO late SELECT g, 'v' || g FROM generate_series(1, 30000) AS g;
+CREATE TABLE late_new (LIKE late INCLUDING ALL);
+SELECT dualwrite.create_migration('l', 'late', 'late_new');
+SELECT dualwrite.configure('l', 'backfill_batch_ms', '1');
+SELECT dualwrite.pause('l');
+SELECT format('SELECT dualwrite.advance(%L)', 'l') FROM generate_series(1, 3) \gexec
+CALL dualwrite.backfill('l');
+SELECT results_eq($$SELECT rows_done, rows_copied, rows_queued FROM _dualwrite.backfill WHERE heap = 'late'::regclass$$,
+	$$VALUES (30000::bigint, 30000::bigint, 0::bigint)$$, 'each row is copied once, and none is queued');
+
 -- A heap that is rewritten before its turn, or in between, is walked as it is then
 
 CREATE TABLE rewritten (id int PRIMARY KEY, v text);
