@@ -69,15 +69,21 @@ SELECT is_empty('SELECT * FROM _dualwrite.queue', 'and the queue is empty');
 -- A batch that is out of time ends in the middle of a block, which is read again: its rows are there, and no exception
 
 CREATE TABLE late (id int PRIMARY KEY, v text);
-INSERT INTO late SELECT g, 'v' || g FROM generate_series(1, 30000) AS g;
+INSERT INTO late SELECT g, 'v' || g FROM generate_series(1, 60000) AS g;
 CREATE TABLE late_new (LIKE late INCLUDING ALL);
 SELECT dualwrite.create_migration('l', 'late', 'late_new');
-SELECT dualwrite.configure('l', 'backfill_batch_ms', '1');
 SELECT dualwrite.pause('l');
 SELECT format('SELECT dualwrite.advance(%L)', 'l') FROM generate_series(1, 3) \gexec
+-- the first half in long batches, so that those of the second, which may not be, begin long as well
+SELECT end_block AS late_end FROM _dualwrite.backfill WHERE heap = 'late'::regclass \gset
+UPDATE _dualwrite.backfill SET end_block = end_block / 2 WHERE heap = 'late'::regclass;
+SELECT dualwrite.configure('l', 'backfill_batch_ms', '60000');
+CALL dualwrite.backfill('l');
+UPDATE _dualwrite.backfill SET end_block = :late_end, finished_at = NULL WHERE heap = 'late'::regclass;
+SELECT dualwrite.configure('l', 'backfill_batch_ms', '1');
 CALL dualwrite.backfill('l');
 SELECT results_eq($$SELECT rows_done, rows_copied, rows_queued FROM _dualwrite.backfill WHERE heap = 'late'::regclass$$,
-	$$VALUES (30000::bigint, 30000::bigint, 0::bigint)$$, 'each row is copied once, and none is queued');
+	$$VALUES (60000::bigint, 60000::bigint, 0::bigint)$$, 'each row is copied once, and none is queued');
 
 -- A heap that is rewritten before its turn, or in between, is walked as it is then
 
