@@ -135,6 +135,7 @@ typedef struct DwRowText
 static SPIPlanPtr
 plan_normalising(TupleDesc desc, char **expressions)
 {
+	MemoryContext context = CurrentMemoryContext;
 	StringInfoData text;
 	Oid		   *types = palloc(sizeof(Oid) * Max(desc->natts, 1));
 	const char *separator = "SELECT ";
@@ -159,6 +160,8 @@ plan_normalising(TupleDesc desc, char **expressions)
 	plan = SPI_prepare(text.data, desc->natts, types);
 	if (plan == NULL)
 		elog(ERROR, "could not prepare an expression: %s", SPI_result_code_string(SPI_result));
+	/* SPI leaves us in a context of its own, which does not outlive the connection */
+	MemoryContextSwitchTo(context);
 	return plan;
 }
 
@@ -194,6 +197,7 @@ add_value(StringInfo text, const char *value)
 static void
 normalise(const DwRowText *how, TupleTableSlot *slot)
 {
+	MemoryContext context = CurrentMemoryContext;
 	char	   *nulls = palloc(Max(how->desc->natts, 1));
 
 	for (int i = 0; i < how->desc->natts; i++)
@@ -202,6 +206,7 @@ normalise(const DwRowText *how, TupleTableSlot *slot)
 		ereport(ERROR,
 				(errcode(ERRCODE_CARDINALITY_VIOLATION),
 				 errmsg("normalising expressions of a shadow read must return one value each")));
+	MemoryContextSwitchTo(context);
 }
 
 /* Text of a row, so that no two rows that differ in what is compared have the same. */

@@ -179,6 +179,60 @@ dw_instr_time_divide(instr_time time, int64 divisor)
 	return time;
 }
 
+/* 16: what a statement reads of a table, and as whom, is noted with its permissions. */
+static inline Bitmapset *
+dw_selected_columns(const Query *query, const RangeTblEntry *rte)
+{
+#if PG_VERSION_NUM >= 160000
+	return rte->perminfoindex == 0 ? NULL :
+		getRTEPermissionInfo(query->rteperminfos, (RangeTblEntry *) rte)->selectedCols;
+#else
+	(void) query;
+	return rte->selectedCols;
+#endif
+}
+
+static inline Oid
+dw_check_as_user(const Query *query, const RangeTblEntry *rte)
+{
+#if PG_VERSION_NUM >= 160000
+	return rte->perminfoindex == 0 ? InvalidOid :
+		getRTEPermissionInfo(query->rteperminfos, (RangeTblEntry *) rte)->checkAsUser;
+#else
+	(void) query;
+	return rte->checkAsUser;
+#endif
+}
+
+/* For an entry that is no longer a table. */
+static inline void
+dw_forget_permissions(RangeTblEntry *rte)
+{
+#if PG_VERSION_NUM >= 160000
+	rte->perminfoindex = 0;
+#else
+	rte->requiredPerms = 0;
+	rte->selectedCols = NULL;
+	rte->checkAsUser = InvalidOid;
+#endif
+}
+
+/* 18: whether a plan is run once only is no longer said. */
+#if PG_VERSION_NUM >= 180000
+#define DW_RUN_ONCE_PARAMETER
+#define DW_RUN_ONCE_ARGUMENT
+#define DW_RUN_ONCE_TRUE
+#else
+#define DW_RUN_ONCE_PARAMETER	, bool execute_once
+#define DW_RUN_ONCE_ARGUMENT	, execute_once
+#define DW_RUN_ONCE_TRUE		, true
+#endif
+
+/* 18: EXPLAIN's state has a header of its own. */
+#if PG_VERSION_NUM >= 180000
+#include "commands/explain_state.h"
+#endif
+
 /* 16: foreign tables can have TRUNCATE triggers. */
 #if PG_VERSION_NUM >= 160000
 #define DW_FOREIGN_TRUNCATE_TRIGGERS true

@@ -5,6 +5,7 @@
  */
 #include "postgres.h"
 
+#include "autoread.h"
 #include "mapping.h"
 #include "mirror.h"
 #include "readside.h"
@@ -28,5 +29,6 @@ _PG_init(void)
 	dw_mapping_init();
 	dw_mirror_init();
 	dw_readside_init();
+	dw_autoread_init();
 	dw_worker_init();
 }

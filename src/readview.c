@@ -79,6 +79,14 @@ mappings_to(const DwMigration *migration, DwDirection direction, Oid target)
 	return mappings;
 }
 
+char *
+dw_read_view_text(const DwMigration *migration, Oid target, DwDirection direction, const char *strategy)
+{
+	DwViewPlan	plan = {migration, mappings_to(migration, direction, target), direction, target, live_columns(target), NULL};
+
+	return dw_view_query(&plan, strategy);
+}
+
 static void
 raise_choice(const DwMigration *migration, Oid new_table)
 {

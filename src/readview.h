@@ -14,6 +14,8 @@
  */
 extern Oid	dw_read_view_create(const DwMigration *migration, const char *name, Oid new_table,
 								const char *strategy, const char *shape);
+/* What such a view of a target (the new table forward, the old one in reverse) says.  The caller has pinned the search_path. */
+extern char *dw_read_view_text(const DwMigration *migration, Oid target, DwDirection direction, const char *strategy);
 /* Drop one, as the current user.  ERROR 42P01 where there is none, 42809 where it is something else. */
 extern void dw_read_view_drop(const char *name);
 
