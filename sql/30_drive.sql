@@ -9,6 +9,21 @@ CREATE TABLE _dualwrite.key_sequence (
 SELECT pg_catalog.pg_extension_config_dump('_dualwrite.key_sequence',
 	'WHERE EXISTS (SELECT FROM pg_catalog.pg_class WHERE oid = sequence)');
 
+-- How a swap of names is taken back (src/swap.c): statements, with the names that tables have when they are run.
+CREATE TABLE _dualwrite.swap_step (
+	migration_id int NOT NULL REFERENCES _dualwrite.migration ON DELETE CASCADE,
+	ordinal int NOT NULL,
+	rename boolean NOT NULL,			-- a must, and in reverse order before all others
+	relation regclass,					-- renamed or replaced
+	during text,						-- its name while names are swapped: schema-qualified, quoted
+	object text NOT NULL,
+	undo text NOT NULL,
+	run_as text,						-- role; null: the extension's owner
+	PRIMARY KEY (migration_id, ordinal)
+);
+SELECT pg_catalog.pg_extension_config_dump('_dualwrite.swap_step',
+	'WHERE relation IS NULL OR EXISTS (SELECT FROM pg_catalog.pg_class WHERE oid = relation)');
+
 CREATE FUNCTION dualwrite.advance(migration text, to_phase text DEFAULT NULL, force boolean DEFAULT false,
 	waive text[] DEFAULT '{}', reason text DEFAULT NULL) RETURNS text
 	AS 'MODULE_PATHNAME', 'dualwrite_advance' LANGUAGE C VOLATILE PARALLEL UNSAFE;
@@ -60,6 +75,11 @@ CREATE FUNCTION dualwrite.drop_old(migration text, dry_run boolean DEFAULT false
 	AS 'MODULE_PATHNAME', 'dualwrite_drop_old' LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION dualwrite.drop_old IS
 'Drops the old tables of a complete migration, or refuses with a list of what depends on them. dry_run: only tries it, and says what it would do. Returns the number of tables.';
+
+CREATE FUNCTION dualwrite.swap_plan(migration text, OUT action text, OUT object text, OUT detail text, OUT hint text) RETURNS SETOF record
+	AS 'MODULE_PATHNAME', 'dualwrite_swap_plan' LANGUAGE C VOLATILE PARALLEL UNSAFE ROWS 20;
+COMMENT ON FUNCTION dualwrite.swap_plan IS
+'What cutover_swap_names would do at cutover, and changes nothing: what is renamed, what follows the name, what stays with the old table unless you move it (gate swap_dependents, which can be waived), and what refuses the swap (gate swap_names).';
 
 CREATE FUNCTION _dualwrite.blocked_by(migration text) RETURNS text[]
 	AS 'MODULE_PATHNAME', 'dualwrite_blocked_by' LANGUAGE C STABLE STRICT PARALLEL UNSAFE;

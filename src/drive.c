@@ -8,6 +8,7 @@
 #include "dropold.h"
 #include "gates.h"
 #include "phase.h"
+#include "swapplan.h"
 
 #include "access/xact.h"
 #include "catalog/pg_type.h"
@@ -29,6 +30,7 @@ PG_FUNCTION_INFO_V1(dualwrite_resume);
 PG_FUNCTION_INFO_V1(dualwrite_set_read_percent);
 PG_FUNCTION_INFO_V1(dualwrite_install_triggers);
 PG_FUNCTION_INFO_V1(dualwrite_drop_old);
+PG_FUNCTION_INFO_V1(dualwrite_swap_plan);
 PG_FUNCTION_INFO_V1(dualwrite_blocked_by);
 PG_FUNCTION_INFO_V1(dualwrite_next_step);
 
@@ -202,6 +204,46 @@ Datum
 dualwrite_drop_old(PG_FUNCTION_ARGS)
 {
 	PG_RETURN_INT32(dw_drop_old(required_text_arg(fcinfo, 0, "migration"), bool_arg(fcinfo, 1)));
+}
+
+static void
+put_swap_row(ReturnSetInfo *rsinfo, const char *action, const char *object, const char *detail, const char *hint)
+{
+	Datum		values[4] = {CStringGetTextDatum(action), CStringGetTextDatum(object), (Datum) 0, (Datum) 0};
+	bool		nulls[4] = {false, false, detail == NULL, hint == NULL};
+
+	if (detail != NULL)
+		values[2] = CStringGetTextDatum(detail);
+	if (hint != NULL)
+		values[3] = CStringGetTextDatum(hint);
+	tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
+}
+
+/* swap_plan(migration text) returns table (action text, object text, detail text, hint text) */
+Datum
+dualwrite_swap_plan(PG_FUNCTION_ARGS)
+{
+	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
+	DwMigration *migration = dw_migration_get(required_text_arg(fcinfo, 0, "migration"), false);
+	DwSwapPlan *plan;
+	ListCell   *lc;
+
+	dw_migration_check_owner(migration);
+	plan = dw_swap_plan(migration);
+	InitMaterializedSRF(fcinfo, 0);
+	foreach(lc, plan->problems)
+	{
+		DwSwapProblem *problem = lfirst(lc);
+
+		put_swap_row(rsinfo, problem->refused ? "refused" : "stays", problem->object, problem->problem, problem->hint);
+	}
+	foreach(lc, plan->steps)
+	{
+		DwSwapStep *step = lfirst(lc);
+
+		put_swap_row(rsinfo, step->rename ? "rename" : "follows", step->object, step->statement, NULL);
+	}
+	return (Datum) 0;
 }
 
 /* _dualwrite.blocked_by(migration text) returns text[], for the status view */

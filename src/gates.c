@@ -20,6 +20,8 @@
 #include "shadowstats.h"
 #include "sql.h"
 #include "stats.h"
+#include "swap.h"
+#include "swapplan.h"
 #include "triggers.h"
 
 #include "catalog/pg_type.h"
@@ -435,6 +437,38 @@ check_sequences(const DwMigration *migration, DwGate *gate)
 	gate->next_step = pstrdup("see to it that both sides cannot give out the same key, then waive this gate");
 }
 
+/* One of the two gates of a swap of names, from the problems of one kind. */
+static void
+check_swap(const DwMigration *migration, DwGate *gate, bool refused, const char *well)
+{
+	DwSwapPlan *plan;
+
+	if (!dw_swap_wanted(migration))
+	{
+		gate->name = NULL;
+		gate->passed = true;
+		return;
+	}
+	plan = dw_swap_plan(migration);
+	gate->detail = dw_swap_problems(plan, refused);
+	gate->passed = gate->detail == NULL;
+	if (gate->passed)
+		gate->detail = pstrdup(well);
+	gate->next_step = psprintf("see dualwrite.swap_plan(%s) for what to do about each", quote_literal_cstr(migration->name));
+}
+
+static void
+check_swap_names(const DwMigration *migration, DwGate *gate)
+{
+	check_swap(migration, gate, true, "the new tables can take the names of the old ones");
+}
+
+static void
+check_swap_dependents(const DwMigration *migration, DwGate *gate)
+{
+	check_swap(migration, gate, false, "whatever is used by those names follows them");
+}
+
 #define OLDER_THAN_CUTOVER \
 	"SELECT t FROM (SELECT cutover_xid, age(cutover_xid::xid) AS cutover_age, phase_since FROM _dualwrite.migration" \
 	" WHERE id = $1 AND cutover_xid IS NOT NULL) m," \
@@ -518,6 +552,8 @@ static const struct
 	[DW_GATE_SHADOW_READS] = {"shadow_reads", check_shadow_reads, true, true, false},
 	[DW_GATE_REVERSE] = {"reverse", check_reverse, false, false, false},
 	[DW_GATE_SEQUENCES] = {"sequences", check_sequences, true, false, false},
+	[DW_GATE_SWAP_NAMES] = {"swap_names", check_swap_names, false, false, false},
+	[DW_GATE_SWAP_DEPENDENTS] = {"swap_dependents", check_swap_dependents, true, false, false},
 	[DW_GATE_SNAPSHOTS] = {"snapshots", check_snapshots, false, true, false},
 	[DW_GATE_TRIGGERS] = {"triggers", check_triggers, false, false, false},
 };

@@ -12,7 +12,8 @@
  * lock no more than what has to end there:
  * - between read_switch and cutover nothing changes for writers, whose writes are mirrored both ways before and after.  Only
  *   where delivery is queued are they held up, so that nothing is queued between the last look and the change; such
- *   mirrors lock no second table.
+ *   mirrors lock no second table.  A swap of names cannot do without ACCESS EXCLUSIVE on both; then the application uses one
+ *   name, so that its writers come from one side, and that side goes first: old on the way up, new on the way down.
  * - from read_switch down to verify, writers of the new side end.  Those that have begun are waited for, so that none draws
  *   a key once both sides may give out the same; what they wrote is on the old side.
  * - to complete, writers of the old side end.  New goes first: writers of the new side then wait with nothing in their
@@ -49,16 +50,18 @@ static const DwRung rungs[] = {
 	SRE, SRE, DW_DO_SHARE_SEQUENCES, DW_ARRIVE_RECONCILE},
 
 	{DW_PHASE_READ_SWITCH, DW_PHASE_CUTOVER,
-		GATE(READ_PERCENT) | GATE(RECONCILE) | GATE(DRIFT) | GATE(QUEUE) | GATE(DEAD_LETTERS) | GATE(ORIGIN) |
-		GATE(TRIGGERS),
-	NoLock, NoLock, DW_DO_STOP_QUEUED | DW_DO_MOVE_SEQUENCES | DW_DO_NOTE_CUTOVER, DW_ARRIVE_RECONCILE},
+		GATE(READ_PERCENT) | GATE(RECONCILE) | GATE(DRIFT) | GATE(QUEUE) | GATE(DEAD_LETTERS) | GATE(SWAP_NAMES) |
+		GATE(SWAP_DEPENDENTS) | GATE(ORIGIN) | GATE(TRIGGERS),
+	NoLock, NoLock, DW_DO_STOP_QUEUED | DW_DO_SWAP_NAMES | DW_DO_MOVE_SEQUENCES | DW_DO_NOTE_CUTOVER,
+	DW_ARRIVE_RECONCILE},
 
 	{DW_PHASE_CUTOVER, DW_PHASE_COMPLETE,
 		GATE(SOAK) | GATE(DRIFT) | GATE(QUEUE) | GATE(DEAD_LETTERS) | GATE(SNAPSHOTS) | GATE(ORIGIN) | GATE(TRIGGERS),
-	SRE, AX, DW_DO_NEW_FIRST | DW_DO_RESTORE_SEQUENCES | DW_DO_REMOVE_TRIGGERS | DW_DO_COMPLETE_VIEWS, 0},
+	SRE, AX, DW_DO_NEW_FIRST | DW_DO_RESTORE_SEQUENCES | DW_DO_REMOVE_TRIGGERS | DW_DO_COMPLETE_VIEWS |
+		DW_DO_KEEP_NAMES, 0},
 
 	{DW_PHASE_CUTOVER, DW_PHASE_READ_SWITCH, 0,
-	NoLock, NoLock, DW_DO_SUSPEND_REPAIR, DW_ARRIVE_RECONCILE},
+	NoLock, NoLock, DW_DO_SWAP_NAMES_BACK | DW_DO_SUSPEND_REPAIR, DW_ARRIVE_RECONCILE},
 
 	{DW_PHASE_READ_SWITCH, DW_PHASE_VERIFY, 0,
 	NoLock, SRE, DW_DO_STOP_REVERSE | DW_DO_RESTORE_SEQUENCES | DW_DO_SUSPEND_REPAIR, DW_ARRIVE_RECONCILE},

@@ -24,6 +24,8 @@ typedef enum DwGateId
 	DW_GATE_SHADOW_READS,
 	DW_GATE_REVERSE,
 	DW_GATE_SEQUENCES,
+	DW_GATE_SWAP_NAMES,
+	DW_GATE_SWAP_DEPENDENTS,
 	DW_GATE_SNAPSHOTS,
 	DW_GATE_TRIGGERS
 } DwGateId;
@@ -46,6 +48,9 @@ typedef enum DwGateId
 #define DW_DO_FORGET				0x1000	/* queue and checkpoints of a life that is over */
 #define DW_DO_STOP_QUEUED			0x2000	/* lock the tables of mappings with queued delivery */
 #define DW_DO_NEW_FIRST				0x4000	/* lock new tables before old ones */
+#define DW_DO_SWAP_NAMES			0x8000	/* where the setting says so */
+#define DW_DO_SWAP_NAMES_BACK		0x10000	/* where they are swapped */
+#define DW_DO_KEEP_NAMES			0x20000	/* forget the way back */
 
 /* What is done once the last rung of a change is behind it. */
 #define DW_ARRIVE_BACKFILL			0x0001	/* note what there is to copy, from the beginning */

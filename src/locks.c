@@ -60,27 +60,39 @@ typedef struct Obstacle
 	bool		prepared;		/* one of them is a prepared transaction */
 } Obstacle;
 
-List *
-dw_lock_wish(List *wishes, Oid relid, LOCKMODE mode)
+static List *
+add_wish(List *wishes, Oid relid, LOCKMODE mode, LOCKMODE root_mode)
 {
 	DwLockWish *wish;
 	ListCell   *lc;
 
-	if (mode == NoLock)
-		return wishes;
 	foreach(lc, wishes)
 	{
 		wish = lfirst(lc);
 		if (wish->relid == relid)
 		{
 			wish->mode = Max(wish->mode, mode);
+			wish->root_mode = Max(wish->root_mode, root_mode);
 			return wishes;
 		}
 	}
 	wish = palloc(sizeof(DwLockWish));
 	wish->relid = relid;
 	wish->mode = mode;
+	wish->root_mode = root_mode;
 	return lappend(wishes, wish);
+}
+
+List *
+dw_lock_wish(List *wishes, Oid relid, LOCKMODE mode)
+{
+	return mode == NoLock ? wishes : add_wish(wishes, relid, mode, mode);
+}
+
+List *
+dw_lock_wish_alone(List *wishes, Oid relid, LOCKMODE mode)
+{
+	return mode == NoLock ? wishes : add_wish(wishes, relid, NoLock, mode);
 }
 
 int
@@ -125,16 +137,17 @@ lock_relation(Oid relid, LOCKMODE mode, TimestampTz deadline, Obstacle *obstacle
  * its last member is locked.
  */
 static void
-lock_tree(Oid root, LOCKMODE mode, TimestampTz deadline, Obstacle *obstacle)
+lock_tree(const DwLockWish *wish, TimestampTz deadline, Obstacle *obstacle)
 {
-	List	   *todo = list_make1_oid(root);
+	List	   *todo = list_make1_oid(wish->relid);
 
 	while (todo != NIL)
 	{
 		Oid			relid = linitial_oid(todo);
 
 		todo = list_delete_first(todo);
-		if (lock_relation(relid, mode, deadline, obstacle) && get_rel_relkind(relid) == RELKIND_PARTITIONED_TABLE)
+		if (lock_relation(relid, relid == wish->relid ? wish->root_mode : wish->mode, deadline, obstacle) &&
+			wish->mode != NoLock && get_rel_relkind(relid) == RELKIND_PARTITIONED_TABLE)
 			todo = list_concat(todo, find_inheritance_children(relid, NoLock));
 	}
 }
@@ -148,11 +161,7 @@ lock_all(List *wishes, int budget_ms, Obstacle *obstacle)
 
 	pin_timeout("deadlock_timeout", Max(budget_ms / 4, 1));
 	foreach(lc, wishes)
-	{
-		DwLockWish *wish = lfirst(lc);
-
-		lock_tree(wish->relid, wish->mode, deadline, obstacle);
-	}
+		lock_tree(lfirst(lc), deadline, obstacle);
 	AtEOXact_GUC(true, nest);
 }
 

@@ -12,11 +12,14 @@
 typedef struct DwLockWish
 {
 	Oid			relid;
-	LOCKMODE	mode;
+	LOCKMODE	mode;			/* of the whole tree; NoLock: only the root is wanted */
+	LOCKMODE	root_mode;		/* of the root; never weaker than mode */
 } DwLockWish;
 
 /* Append a wish, or strengthen the one that is there; the order of first wishes is kept.  NoLock adds nothing. */
 extern List *dw_lock_wish(List *wishes, Oid relid, LOCKMODE mode);
+/* The same without partitions, for what is done to the relation alone; a wish for the whole tree stays one. */
+extern List *dw_lock_wish_alone(List *wishes, Oid relid, LOCKMODE mode);
 
 /*
  * Lock everything in a list of DwLockWish within one budget of time, retrying from scratch after pauses in which none of

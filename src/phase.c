@@ -22,6 +22,7 @@
 #include "settings.h"
 #include "sql.h"
 #include "stats.h"
+#include "swap.h"
 #include "triggers.h"
 #include "worker.h"
 
@@ -52,6 +53,7 @@ typedef struct DwChange
 	uint32		arrival;		/* of the last */
 	LOCKMODE	lock_old;		/* the strongest of all rungs */
 	LOCKMODE	lock_new;
+	bool		swap;			/* of names, or back */
 	bool		adopt;			/* a restored migration becomes this database's own */
 } DwChange;
 
@@ -131,6 +133,14 @@ wish_queued(List *wishes, List *mappings)
 	return wishes;
 }
 
+/* Do the rungs swap names, up or back? */
+static bool
+swaps_names(const DwChange *change)
+{
+	return ((change->crossing & DW_DO_SWAP_NAMES) && dw_swap_wanted(change->migration)) ||
+		((change->crossing & DW_DO_SWAP_NAMES_BACK) && change->migration->names_swapped);
+}
+
 /* The tables, in the order that ladder.c explains, then what else the rungs alter. */
 static void
 take_locks(const DwChange *change)
@@ -138,7 +148,11 @@ take_locks(const DwChange *change)
 	List	   *old_tables = tables_of(change->mappings, false);
 	List	   *new_tables = tables_of(change->mappings, true);
 	List	   *wishes = NIL;
+	ListCell   *lc;
 
+	if (swaps_names(change))
+		foreach(lc, dw_swap_locks(change->migration))
+			wishes = dw_lock_wish_alone(wishes, lfirst_oid(lc), AccessExclusiveLock);
 	if (change->crossing & DW_DO_NEW_FIRST)
 		wishes = wish_tables(wishes, new_tables, change->lock_new);
 	wishes = wish_tables(wishes, old_tables, change->lock_old);
@@ -238,6 +252,12 @@ reset_stats(const DwChange *change)
 static void
 do_effects(const DwChange *change)
 {
+	if (change->swap && change->migration->names_swapped)
+		dw_swap_names_back(change->migration);
+	else if (change->swap)
+		dw_swap_names(change->migration);
+	if (change->crossing & DW_DO_KEEP_NAMES)
+		dw_swap_forget(change->migration);
 	if (change->crossing & DW_DO_INSTALL_TRIGGERS)
 		install_triggers(change);
 	if (change->crossing & DW_DO_SHARE_SEQUENCES)
@@ -266,6 +286,7 @@ carry_out(DwChange *change, const char *event, List *waived, bool forced, const 
 {
 	DwPhase		from = change->migration->phase;
 
+	change->swap = swaps_names(change);
 	write_phase(change);
 	do_effects(change);
 	dw_event_record(change->migration->name, event, from, change->to, waived, reason, forced ? "{\"forced\": true}" : NULL);
@@ -361,18 +382,6 @@ dw_phase_refuse(const DwMigration *migration, List *gates, List *unmet, bool for
 			 errhint("%s", dw_gates_hint(unmet))));
 }
 
-/* The one thing of the last rungs that cannot be done at all. */
-static void
-check_supported(const DwMigration *migration, const DwRung *rung)
-{
-	if (rung->to == DW_PHASE_CUTOVER && dw_setting_bool(migration->id, "cutover_swap_names"))
-		ereport(ERROR,
-				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-				 errmsg("cannot swap the names of tables at cutover"),
-				 errhint("Run SELECT dualwrite.configure(%s, 'cutover_swap_names', 'off'), and let the application name the new table.",
-						 quote_literal_cstr(migration->name))));
-}
-
 /* Take a rung up.  NIL, or what stops it, before or under the locks; *gates is what was looked at last. */
 static List *
 climb(DwMigration *migration, const DwRung *rung, bool force, List *waive, const char *reason, List **gates)
@@ -381,7 +390,6 @@ climb(DwMigration *migration, const DwRung *rung, bool force, List *waive, const
 	List	   *waived = NIL;
 	List	   *stops;
 
-	check_supported(migration, rung);
 	add_rung(change, rung);
 	*gates = dw_gates_check(migration);
 	stops = stopping(*gates, force, waive, &waived);
