@@ -13,3 +13,11 @@ COMMENT ON FUNCTION _dualwrite.mirror_flush() IS 'statement trigger: ends what t
 CREATE FUNCTION _dualwrite.mirror_truncate() RETURNS trigger
 	LANGUAGE c AS 'MODULE_PATHNAME', 'dw_trigger_truncate';
 COMMENT ON FUNCTION _dualwrite.mirror_truncate() IS 'statement trigger: TRUNCATE on the other side of the mapping';
+
+CREATE FUNCTION _dualwrite.mirror_lookup() RETURNS trigger
+	LANGUAGE c AS 'MODULE_PATHNAME', 'dw_trigger_lookup';
+COMMENT ON FUNCTION _dualwrite.mirror_lookup() IS 'row trigger of a table that a mapping looks up: brings the rows that depend on it up to date';
+
+CREATE FUNCTION _dualwrite.mirror_lookup_truncate() RETURNS trigger
+	LANGUAGE c AS 'MODULE_PATHNAME', 'dw_trigger_lookup_truncate';
+COMMENT ON FUNCTION _dualwrite.mirror_lookup_truncate() IS 'statement trigger of such a table: has the rows that depend on it brought up to date in the background';

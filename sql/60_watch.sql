@@ -93,7 +93,7 @@ CREATE VIEW dualwrite.status AS
 		END AS reads,
 		CASE WHEN g.phase NOT IN ('defined', 'shadow', 'dual_write') THEN b.percent END AS backfill_percent,
 		CASE WHEN d.compared OR d.open > 0 THEN d.open END AS open_drift,
-		q.waiting AS queued,
+		q.waiting + r.waiting AS queued,
 		q.dead,
 		_dualwrite.blocked_by(g.name) AS blocked_by,
 		_dualwrite.next_step(g.name) AS next_step,
@@ -109,6 +109,9 @@ CREATE VIEW dualwrite.status AS
 		SELECT count(*) FILTER (WHERE NOT e.dead) AS waiting, count(*) FILTER (WHERE e.dead) AS dead
 		FROM _dualwrite.mapping m JOIN _dualwrite.queue e ON e.mapping_id = m.id
 		WHERE m.migration_id = g.id) q
+	CROSS JOIN LATERAL (
+		SELECT count(*) AS waiting FROM _dualwrite.mapping m JOIN _dualwrite.recheck e ON e.mapping_id = m.id
+		WHERE m.migration_id = g.id) r
 	CROSS JOIN LATERAL (
 		SELECT coalesce(sum((SELECT count(*) FROM _dualwrite.drift f WHERE f.mapping_id = m.id AND f.state = 'open')), 0)::bigint AS open,
 			bool_and(EXISTS (SELECT FROM _dualwrite.reconcile_pass p WHERE p.mapping_id = m.id AND p.finished_at IS NOT NULL
@@ -305,7 +308,7 @@ COMMENT ON COLUMN dualwrite.status.truth IS 'side that wins when the two disagre
 COMMENT ON COLUMN dualwrite.status.reads IS 'side that read_side and the read views answer from: old, new, or the share of new';
 COMMENT ON COLUMN dualwrite.status.backfill_percent IS 'share of history copied, by blocks of the old table; NULL before the backfill has begun';
 COMMENT ON COLUMN dualwrite.status.open_drift IS 'keys known to differ; NULL before the first comparison';
-COMMENT ON COLUMN dualwrite.status.queued IS 'keys waiting in the queue';
+COMMENT ON COLUMN dualwrite.status.queued IS 'keys waiting in the queue, and changes of looked-up rows waiting for a second look';
 COMMENT ON COLUMN dualwrite.status.dead IS 'queued keys whose attempts are used up';
 COMMENT ON COLUMN dualwrite.status.blocked_by IS 'gates that are not met for the next step up';
 COMMENT ON COLUMN dualwrite.status.next_step IS 'what to call next, or what to wait for';

@@ -72,6 +72,8 @@ extern Oid	dw_statement_writing(void);
  * does, the source's own foreign key has done or does; dw_mirror_cascaded sees to it.
  */
 extern bool dw_target_cascading(DwDirection direction, bool *wait);
+/* Has this transaction opened, for writing, a target that another mapping looks up? */
+extern bool dw_target_fires_lookups(void);
 /* The row as a snapshot sees it (NULL: newest committed or own), target layout; NULL when there is none. */
 extern TupleTableSlot *dw_target_fetch(DwTarget *target, const DwKey *target_key, Snapshot snapshot);
 

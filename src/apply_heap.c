@@ -104,10 +104,29 @@ is_action(const Trigger *trigger)
 	}
 }
 
+/* What depends on a row is the business of other mappings, whoever writes the row. */
+#define LOOKUP_TRIGGER "~dualwrite_lookup"
+
+/* The transaction that last opened a table with such a trigger. */
+static FullTransactionId lookups_fired_in;
+
+bool
+dw_target_fires_lookups(void)
+{
+	FullTransactionId current = GetTopFullTransactionIdIfAny();
+
+	return FullTransactionIdIsValid(current) && FullTransactionIdEquals(current, lookups_fired_in);
+}
+
 /* Does a mirrored write fire this trigger? */
 static bool
 fires(const Trigger *trigger)
 {
+	if (strcmp(trigger->tgname, LOOKUP_TRIGGER) == 0)
+	{
+		lookups_fired_in = GetTopFullTransactionId();
+		return trigger->tgenabled == TRIGGER_FIRES_ALWAYS;
+	}
 	if (strstr(trigger->tgname, "dualwrite_") == trigger->tgname + 1 || is_action(trigger))
 		return false;
 	if (trigger->tgisinternal)

@@ -10,6 +10,7 @@
 #include "backfill.h"
 #include "deliver.h"
 #include "queue.h"
+#include "recheck.h"
 #include "worker.h"
 
 #include "access/xact.h"
@@ -152,13 +153,20 @@ run_queue(const char *name)
 	for (;;)
 	{
 		TimestampTz next_due;
+		TimestampTz next_look;
 		DwStep		step;
 
 		CHECK_FOR_INTERRUPTS();
+		/* what it finds goes to the queue */
+		step = dw_recheck_step(dw_migration_get(name, false), &next_look);
+		SPI_commit();
+		if (step == DW_STEP_WORKED)
+			continue;
 		step = dw_deliver_step(dw_migration_get(name, false), &next_due);
 		SPI_commit();
 		if (step == DW_STEP_WORKED)
 			continue;
+		next_due = Min(next_due, next_look);
 		if (next_due > deadline)
 			return;
 		pause_for(TimestampDifferenceMilliseconds(GetCurrentTimestamp(), next_due) + 1);

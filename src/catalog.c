@@ -158,6 +158,7 @@ void
 dw_migration_check_owner(const DwMigration *migration)
 {
 	ListCell   *lc;
+	ListCell   *d;
 
 	if (superuser())
 		return;
@@ -167,6 +168,8 @@ dw_migration_check_owner(const DwMigration *migration)
 
 		check_table_owner(migration, mapping->old_table, mapping->old_name);
 		check_table_owner(migration, mapping->new_table, mapping->new_name);
+		foreach(d, mapping->dependencies)
+			check_table_owner(migration, ((DwDependency *) lfirst(d))->lookup, ((DwDependency *) lfirst(d))->lookup_name);
 	}
 }
 
@@ -239,7 +242,32 @@ read_columns(DwSql *sql, DwMapping *mapping)
 	}
 }
 
-/* Mappings in the rows just read, with their columns. */
+static void
+read_dependencies(DwSql *sql, DwMapping *mapping)
+{
+	uint64		count = dw_sql("SELECT id, direction = 'forward', column_name, lookup_table::oid, lookup_name, query"
+							   " FROM _dualwrite.dependency WHERE mapping_id = $1 ORDER BY id",
+							   1, (DwArg[]) {DW_INT4(mapping->id)});
+
+	for (uint64 i = 0; i < count; i++)
+	{
+		DwDependency *dependency = MemoryContextAllocZero(sql->caller, sizeof(DwDependency));
+		bool		isnull;
+		MemoryContext old;
+
+		dependency->id = DatumGetInt32(dw_sql_value(i, 1, &isnull));
+		dependency->direction = DatumGetBool(dw_sql_value(i, 2, &isnull)) ? DW_FORWARD : DW_REVERSE;
+		dependency->column = dw_sql_cstring(sql, i, 3);
+		dependency->lookup = DatumGetObjectId(dw_sql_value(i, 4, &isnull));
+		dependency->lookup_name = dw_sql_cstring(sql, i, 5);
+		dependency->query = dw_sql_cstring(sql, i, 6);
+		old = MemoryContextSwitchTo(sql->caller);
+		mapping->dependencies = lappend(mapping->dependencies, dependency);
+		MemoryContextSwitchTo(old);
+	}
+}
+
+/* Mappings in the rows just read, with what they are made of. */
 static List *
 mappings_from_rows(DwSql *sql, uint64 count)
 {
@@ -255,7 +283,10 @@ mappings_from_rows(DwSql *sql, uint64 count)
 		MemoryContextSwitchTo(old);
 	}
 	foreach(lc, mappings)
+	{
 		read_columns(sql, lfirst(lc));
+		read_dependencies(sql, lfirst(lc));
+	}
 	return mappings;
 }
 
@@ -287,29 +318,68 @@ dw_mapping_by_id(int32 id)
 	return mappings == NIL ? NULL : linitial(mappings);
 }
 
-List *
-dw_mappings_on(Oid relid)
+/* First columns of the rows just read, as integer list in the caller's memory. */
+static List *
+ids_from_rows(DwSql *sql, uint64 count)
 {
-	DwSql		sql;
 	List	   *ids = NIL;
-	uint64		count;
 
-	dw_sql_begin(&sql);
-	count = dw_sql("SELECT p.id FROM _dualwrite.mapping p JOIN _dualwrite.migration m ON m.id = p.migration_id"
-				   " WHERE (p.old_table = $1::oid OR p.new_table = $1::oid) AND m.phase <> 'defined'"
-				   " ORDER BY p.migration_id, p.ordinal",
-				   1, (DwArg[]) {DW_OID(relid)});
 	for (uint64 i = 0; i < count; i++)
 	{
 		bool		isnull;
 		int32		id = DatumGetInt32(dw_sql_value(i, 1, &isnull));
-		MemoryContext old = MemoryContextSwitchTo(sql.caller);
+		MemoryContext old = MemoryContextSwitchTo(sql->caller);
 
 		ids = lappend_int(ids, id);
 		MemoryContextSwitchTo(old);
 	}
+	return ids;
+}
+
+List *
+dw_mappings_on(Oid relid)
+{
+	DwSql		sql;
+	List	   *ids;
+
+	dw_sql_begin(&sql);
+	ids = ids_from_rows(&sql,
+						dw_sql("SELECT p.id FROM _dualwrite.mapping p JOIN _dualwrite.migration m ON m.id = p.migration_id"
+							   " WHERE (p.old_table = $1::oid OR p.new_table = $1::oid) AND m.phase <> 'defined'"
+							   " ORDER BY p.migration_id, p.ordinal",
+							   1, (DwArg[]) {DW_OID(relid)}));
 	dw_sql_end(&sql);
 	return ids;
+}
+
+List *
+dw_mappings_looking_up(Oid relid)
+{
+	DwSql		sql;
+	List	   *ids;
+
+	dw_sql_begin(&sql);
+	ids = ids_from_rows(&sql,
+						dw_sql("SELECT p.id FROM _dualwrite.mapping p JOIN _dualwrite.migration m ON m.id = p.migration_id"
+							   " WHERE EXISTS (SELECT FROM _dualwrite.dependency d WHERE d.mapping_id = p.id"
+							   " AND d.lookup_table = $1::oid) AND m.phase NOT IN ('defined', 'complete')"
+							   " ORDER BY p.migration_id, p.ordinal",
+							   1, (DwArg[]) {DW_OID(relid)}));
+	dw_sql_end(&sql);
+	return ids;
+}
+
+List *
+dw_lookups_of(List *mappings)
+{
+	List	   *tables = NIL;
+	ListCell   *lc;
+	ListCell   *d;
+
+	foreach(lc, mappings)
+		foreach(d, ((DwMapping *) lfirst(lc))->dependencies)
+			tables = list_append_unique_oid(tables, ((DwDependency *) lfirst(d))->lookup);
+	return tables;
 }
 
 /* text[] of a list of char *, or null for none. */

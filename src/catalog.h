@@ -33,6 +33,17 @@ typedef struct DwColumn
 	bool		is_constant;
 } DwColumn;
 
+/* A table that a sub-select of the mapping reads: which source rows depend on a row of it. */
+typedef struct DwDependency
+{
+	int32		id;
+	DwDirection direction;
+	char	   *column;			/* of the target */
+	Oid			lookup;
+	char	   *lookup_name;	/* qualified, quoted */
+	char	   *query;			/* of the source's key columns, every name in it qualified */
+} DwDependency;
+
 typedef struct DwMapping
 {
 	int32		id;
@@ -44,6 +55,7 @@ typedef struct DwMapping
 	char	   *new_name;
 	char	   *filter;			/* qualified expression over the old row, or NULL */
 	List	   *columns[2];		/* of DwColumn, by DwDirection: what the target side is made of */
+	List	   *dependencies;	/* of DwDependency */
 	List	   *key_columns;	/* of char *: new side, the mapping's key */
 	List	   *old_key_columns;	/* of char * */
 	bool		queued;			/* delivery => 'queued' */
@@ -61,6 +73,10 @@ extern List *dw_mappings_of(int32 migration_id);
 extern DwMapping *dw_mapping_by_id(int32 id);
 /* Ids of the mappings that have the table (not a leaf of it) on either side, outside phase defined; integer list. */
 extern List *dw_mappings_on(Oid relid);
+/* Ids of the mappings that look rows of the table up, outside phases defined and complete; integer list. */
+extern List *dw_mappings_looking_up(Oid relid);
+/* Tables that any of the mappings looks up, each once; list of OIDs. */
+extern List *dw_lookups_of(List *mappings);
 
 /* Append to the audit.  Phases as DwPhase or -1; detail may be NULL; waived is an integer-free list of char *. */
 extern void dw_event_record(const char *migration, const char *event, int from_phase, int to_phase,

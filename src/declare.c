@@ -150,7 +150,10 @@ check_pair(Oid old_table, Oid new_table)
 				 errhint("Call dualwrite.alter_mapping to change the mapping, or dualwrite.drop_mapping first.")));
 }
 
-/* A write must not come back to where it came from: old -> new, over all migrations, has no cycle. */
+/*
+ * A write must not come back to where it came from: old -> new, and table looked up -> new, over all migrations, has no
+ * cycle.
+ */
 static void
 check_cycle(Oid old_table, Oid new_table)
 {
@@ -160,8 +163,12 @@ check_cycle(Oid old_table, Oid new_table)
 	dw_sql_begin(&sql);
 	if (dw_sql("WITH RECURSIVE reached (relid) AS ("
 			   " SELECT $2::oid"
-			   " UNION SELECT p.new_table::oid FROM reached r JOIN _dualwrite.mapping p ON p.old_table::oid = r.relid)"
-			   " SELECT m.name FROM reached r JOIN _dualwrite.mapping p ON p.old_table::oid = r.relid"
+			   " UNION SELECT p.new_table::oid FROM reached r JOIN _dualwrite.mapping p ON p.old_table::oid = r.relid OR"
+			   " EXISTS (SELECT FROM _dualwrite.dependency d WHERE d.mapping_id = p.id AND d.direction = 'forward'"
+			   " AND d.lookup_table::oid = r.relid))"
+			   " SELECT m.name FROM reached r JOIN _dualwrite.mapping p ON p.old_table::oid = r.relid OR"
+			   " EXISTS (SELECT FROM _dualwrite.dependency d WHERE d.mapping_id = p.id AND d.direction = 'forward'"
+			   " AND d.lookup_table::oid = r.relid)"
 			   " JOIN _dualwrite.migration m ON m.id = p.migration_id"
 			   " WHERE p.new_table = $1::oid ORDER BY m.name",
 			   2, (DwArg[]) {DW_OID(old_table), DW_OID(new_table)}) > 0)
@@ -375,6 +382,57 @@ store_columns(int32 mapping_id, const DwResolved *mapping)
 	}
 }
 
+/* A table that is looked up must not follow from what is looked up for; mappings and dependencies are stored. */
+static void
+check_dependency_cycles(const DwResolved *mapping)
+{
+	ListCell   *lc;
+
+	foreach(lc, mapping->dependencies)
+	{
+		DwDependency *dependency = lfirst(lc);
+		bool		forward = dependency->direction == DW_FORWARD;
+		Oid			target = RelationGetRelid(forward ? mapping->new_rel : mapping->old_rel);
+		DwSql		sql;
+		bool		cycle;
+
+		dw_sql_begin(&sql);
+		cycle = dw_sql("WITH RECURSIVE reached (relid) AS ("
+					   " SELECT $2::oid"
+					   " UNION SELECT CASE WHEN $3 THEN p.new_table ELSE p.old_table END::oid"
+					   " FROM reached r JOIN _dualwrite.mapping p ON"
+					   " CASE WHEN $3 THEN p.old_table ELSE p.new_table END::oid = r.relid OR"
+					   " EXISTS (SELECT FROM _dualwrite.dependency d WHERE d.mapping_id = p.id"
+					   " AND (d.direction = 'forward') = $3 AND d.lookup_table::oid = r.relid))"
+					   " SELECT FROM reached WHERE relid = $1",
+					   3, (DwArg[]) {DW_OID(dependency->lookup), DW_OID(target), DW_BOOL(forward)}) > 0;
+		dw_sql_end(&sql);
+		if (cycle)
+			ereport(ERROR,
+					(errcode(ERRCODE_INVALID_OBJECT_DEFINITION),
+					 errmsg("column \"%s\" of table %s depends on table %s, which follows from it", dependency->column,
+							dw_table_name(target), dependency->lookup_name),
+					 errhint("Look the value up in a table that no mapping writes from there, or leave \"depends\" out.")));
+	}
+}
+
+static void
+store_dependencies(int32 mapping_id, const DwResolved *mapping)
+{
+	ListCell   *lc;
+
+	foreach(lc, mapping->dependencies)
+	{
+		DwDependency *dependency = lfirst(lc);
+
+		dw_sql("INSERT INTO _dualwrite.dependency (mapping_id, direction, column_name, lookup_table, lookup_name, query)"
+			   " VALUES ($1, $2, $3::name, $4::regclass, $5, $6)",
+			   6, (DwArg[]) {DW_INT4(mapping_id), DW_TEXT(dependency->direction == DW_FORWARD ? "forward" : "reverse"),
+			   DW_TEXT(dependency->column), DW_OID(dependency->lookup), DW_TEXT(dependency->lookup_name),
+			   DW_TEXT(dependency->query)});
+	}
+}
+
 static void
 store_mapping(int32 migration_id, const DwResolved *mapping, const DwDefinition *definition)
 {
@@ -382,6 +440,7 @@ store_mapping(int32 migration_id, const DwResolved *mapping, const DwDefinition 
 	Oid			old_table = RelationGetRelid(mapping->old_rel);
 	Oid			new_table = RelationGetRelid(mapping->new_rel);
 	DwSql		sql;
+	int32		mapping_id;
 	bool		isnull;
 
 	dw_sql_begin(&sql);
@@ -396,7 +455,9 @@ store_mapping(int32 migration_id, const DwResolved *mapping, const DwDefinition 
 		   DW_TEXT(definition->filter), DW_TEXT(mapping->filter ? mapping->filter->text : NULL),
 		   name_array(mapping->key), name_array(mapping->old_key),
 		   DW_TEXT(definition->delivery), DW_TEXT(dw_owns_word(mapping->owns))});
-	store_columns(DatumGetInt32(dw_sql_value(0, 1, &isnull)), mapping);
+	mapping_id = DatumGetInt32(dw_sql_value(0, 1, &isnull));
+	store_columns(mapping_id, mapping);
+	store_dependencies(mapping_id, mapping);
 	dw_sql_end(&sql);
 }
 
@@ -416,8 +477,10 @@ add_mapping(const DwMigration *migration, const DwDefinition *definition)
 					   dw_items_from_json(definition->reverse, "reverse"));
 	dw_resolve_filter(mapping, definition->filter, false);
 	dw_resolve_key(mapping, definition->key_columns);
+	dw_resolve_dependencies(mapping);
 	settle_with_neighbours(mapping, migration->id, 0);
 	store_mapping(migration->id, mapping, definition);
+	check_dependency_cycles(mapping);
 	dw_event_record(migration->name, "mapping_added", -1, -1, NIL, NULL,
 					mapping_detail(dw_table_name(definition->old_table), dw_table_name(definition->new_table), mapping->key));
 	close_tables(mapping);
@@ -478,14 +541,28 @@ find_mapping(const DwMigration *migration, Oid old_table, Oid new_table)
 }
 
 static DwItem *
-stored_item(const char *name, const DwColumn *column)
+stored_item(const DwMapping *mapping, DwDirection direction, const char *name)
 {
+	DwColumn   *column = find_column(mapping->columns[direction], name);
 	DwItem	   *item = palloc0(sizeof(DwItem));
+	ListCell   *lc;
 
 	item->column = pstrdup(name);
 	item->text = column ? column->expression : NULL;
 	item->insert_only = column && column->insert_only;
 	item->stored = true;
+	foreach(lc, column ? mapping->dependencies : NIL)
+	{
+		DwDependency *dependency = lfirst(lc);
+		DwItemDependency *depends;
+
+		if (dependency->direction != direction || strcmp(dependency->column, name) != 0)
+			continue;
+		depends = palloc0(sizeof(DwItemDependency));
+		depends->table = dw_table_name(dependency->lookup);
+		depends->query = dependency->query;
+		item->depends = lappend(item->depends, depends);
+	}
 	return item;
 }
 
@@ -500,8 +577,7 @@ changed_forward(const DwMapping *mapping, TupleDesc desc, Jsonb *change)
 		Form_pg_attribute att = TupleDescAttr(desc, i);
 
 		if (!att->attisdropped && dw_item_find(items, NameStr(att->attname)) == NULL)
-			items = lappend(items, stored_item(NameStr(att->attname),
-											   find_column(mapping->columns[DW_FORWARD], NameStr(att->attname))));
+			items = lappend(items, stored_item(mapping, DW_FORWARD, NameStr(att->attname)));
 	}
 	return items;
 }
@@ -522,7 +598,7 @@ changed_reverse(const DwMapping *mapping, Oid old_table, Jsonb *declared, Jsonb 
 
 		/* a column dropped since is nothing to complain about here */
 		if (dw_item_find(items, before->column) == NULL && get_attnum(old_table, before->column) > 0)
-			items = lappend(items, stored_item(before->column, find_column(mapping->columns[DW_REVERSE], before->column)));
+			items = lappend(items, stored_item(mapping, DW_REVERSE, before->column));
 	}
 	return items;
 }
@@ -555,7 +631,9 @@ store_change(int32 mapping_id, const DwResolved *mapping, const DwDefinition *ch
 		   7, (DwArg[]) {DW_INT4(mapping_id), DW_JSONB(change->forward), DW_JSONB(change->reverse), DW_TEXT(change->filter),
 		   DW_TEXT(mapping->filter ? mapping->filter->text : NULL), name_array(mapping->key), name_array(mapping->old_key)});
 	dw_sql("DELETE FROM _dualwrite.mapping_column WHERE mapping_id = $1", 1, (DwArg[]) {DW_INT4(mapping_id)});
+	dw_sql("DELETE FROM _dualwrite.dependency WHERE mapping_id = $1", 1, (DwArg[]) {DW_INT4(mapping_id)});
 	store_columns(mapping_id, mapping);
+	store_dependencies(mapping_id, mapping);
 	dw_sql_end(&sql);
 }
 
@@ -601,6 +679,28 @@ lock_tables(const DwMigration *migration, List *mappings, LOCKMODE old_mode, LOC
 	dw_lock_wishes(wishes, dw_lock_budget(migration->id), DW_LOCK_TRIES);
 }
 
+/* Tables that the altered mapping looks up get their triggers, those that no mapping looks up any more lose them. */
+static void
+settle_lookups(const DwMigration *migration, const DwMapping *before)
+{
+	List	   *now = dw_lookups_of(list_make1(dw_mapping_by_id(before->id)));
+	List	   *gone = list_difference_oid(dw_lookups_of(list_make1(unconstify(DwMapping *, before))), now);
+	List	   *wishes = NIL;
+	ListCell   *lc;
+
+	foreach(lc, gone)
+		wishes = dw_lock_wish(wishes, lfirst_oid(lc), AccessExclusiveLock);
+	foreach(lc, now)
+		wishes = dw_lock_wish(wishes, lfirst_oid(lc), ShareRowExclusiveLock);
+	if (wishes == NIL)
+		return;
+	dw_lock_wishes(wishes, dw_lock_budget(migration->id), DW_LOCK_TRIES);
+	foreach(lc, now)
+		(void) dw_triggers_install(lfirst_oid(lc));
+	foreach(lc, gone)
+		dw_triggers_remove(lfirst_oid(lc));
+}
+
 void
 dw_declare_change(const char *name, const DwDefinition *change)
 {
@@ -619,8 +719,12 @@ dw_declare_change(const char *name, const DwDefinition *change)
 					   changed_reverse(before, change->old_table, declared_reverse(before->id), change->reverse));
 	dw_resolve_filter(mapping, change->filter ? change->filter : before->filter, change->filter == NULL);
 	dw_resolve_key(mapping, before->key_columns);
+	dw_resolve_dependencies(mapping);
 	settle_with_neighbours(mapping, migration->id, before->id);
 	store_change(before->id, mapping, change);
+	check_dependency_cycles(mapping);
+	if (migration->phase > DW_PHASE_DEFINED)
+		settle_lookups(migration, before);
 	if (migration->phase > DW_PHASE_DEFINED)
 		converge_again(migration);
 	dw_mapping_invalidate(migration->id);
@@ -667,6 +771,7 @@ forget_mapping(const DwMigration *migration, const DwMapping *mapping)
 	dw_stats_reset(mapping->id);
 	dw_sql_begin(&sql);
 	dw_sql("DELETE FROM _dualwrite.queue WHERE mapping_id = $1", 1, (DwArg[]) {DW_INT4(mapping->id)});
+	dw_sql("DELETE FROM _dualwrite.recheck WHERE mapping_id = $1", 1, (DwArg[]) {DW_INT4(mapping->id)});
 	dw_sql("DELETE FROM _dualwrite.mapping WHERE id = $1", 1, (DwArg[]) {DW_INT4(mapping->id)});
 	dw_sql_end(&sql);
 	dw_event_record(migration->name, "mapping_dropped", -1, -1, NIL, NULL,
@@ -690,7 +795,7 @@ forget_mappings(const DwMigration *migration, List *mappings)
 	{
 		Oid			old_table = ((DwMapping *) lfirst(lc))->old_table;
 
-		if (get_rel_name(old_table) != NULL && !dw_triggers_needed(old_table))
+		if (get_rel_name(old_table) != NULL)
 			dw_triggers_remove(old_table);
 	}
 }

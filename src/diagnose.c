@@ -114,20 +114,36 @@ check_definition(Diagnosis *diagnosis, DwMapping *mapping)
 }
 
 static void
+check_triggers_of(Diagnosis *diagnosis, Oid table)
+{
+	char	   *problem = NULL;
+
+	if (get_rel_name(table) != NULL && dw_triggers_needed(table))
+		problem = dw_triggers_problem(table);
+	if (problem != NULL)
+		report(diagnosis, DW_ERROR, "writes are not mirrored", psprintf("%s.", problem),
+			   psprintf("Call dualwrite.install_triggers(%s), then dualwrite.reconcile to find what was missed.",
+						diagnosis->name));
+}
+
+static void
 check_triggers(Diagnosis *diagnosis, DwMapping *mapping)
 {
-	Oid			tables[2] = {mapping->old_table, mapping->new_table};
+	ListCell   *lc;
 
-	for (int i = 0; i < 2; i++)
+	check_triggers_of(diagnosis, mapping->old_table);
+	check_triggers_of(diagnosis, mapping->new_table);
+	foreach(lc, mapping->dependencies)
 	{
-		char	   *problem = NULL;
+		DwDependency *dependency = lfirst(lc);
 
-		if (get_rel_name(tables[i]) != NULL && dw_triggers_needed(tables[i]))
-			problem = dw_triggers_problem(tables[i]);
-		if (problem != NULL)
-			report(diagnosis, DW_ERROR, "writes are not mirrored", psprintf("%s.", problem),
-				   psprintf("Call dualwrite.install_triggers(%s), then dualwrite.reconcile to find what was missed.",
-							diagnosis->name));
+		if (get_rel_name(dependency->lookup) == NULL)
+			report(diagnosis, DW_ERROR, "table dropped",
+				   psprintf("Table %s, which column \"%s\" depends on, does not exist any more.", dependency->lookup_name,
+							dependency->column),
+				   "Call dualwrite.alter_mapping to make the column of something else.");
+		else
+			check_triggers_of(diagnosis, dependency->lookup);
 	}
 }
 

@@ -13,6 +13,7 @@
 #include "access/htup_details.h"
 #include "access/transam.h"
 #include "catalog/namespace.h"
+#include "catalog/pg_class.h"
 #include "catalog/pg_cast.h"
 #include "catalog/pg_language.h"
 #include "catalog/pg_proc.h"
@@ -27,6 +28,7 @@
 #include "parser/parse_expr.h"
 #include "parser/parse_node.h"
 #include "parser/parse_relation.h"
+#include "parser/parsetree.h"
 #include "parser/parser.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
@@ -494,4 +496,91 @@ dw_expression_column(Relation source, AttrNumber attno, Oid type, int32 typmod, 
 	classify(expression, source, NameStr(att->attname));
 	expression->text = deparse(expression, source);
 	return expression;
+}
+
+/* What dw_expression_reads looks for, and finds. */
+typedef struct DwReads
+{
+	Oid			relid;
+	int			natts;
+	List	   *queries;		/* around the node, innermost first */
+	Bitmapset  *columns;
+	bool		unknown;
+} DwReads;
+
+static bool
+is_foreign_code(Oid function, void *arg)
+{
+	(void) arg;
+	return function >= FirstNormalObjectId;
+}
+
+static void
+note_read(const Var *var, DwReads *reads)
+{
+	RangeTblEntry *rte;
+
+	/* beyond the outermost query is the source row */
+	if ((int) var->varlevelsup >= list_length(reads->queries))
+		return;
+	rte = rt_fetch(var->varno, ((Query *) list_nth(reads->queries, var->varlevelsup))->rtable);
+	if (rte->rtekind == RTE_JOIN)
+		reads->unknown = true;
+	else if (rte->rtekind != RTE_RELATION || rte->relid != reads->relid)
+		return;
+	else if (var->varattno > 0)
+		reads->columns = bms_add_member(reads->columns, var->varattno);
+	else
+		reads->columns = bms_add_range(reads->columns, 1, reads->natts);
+}
+
+static bool
+reads_of_relations(const Query *query)
+{
+	ListCell   *lc;
+
+	foreach(lc, query->rtable)
+	{
+		RangeTblEntry *rte = lfirst(lc);
+
+		if (rte->rtekind == RTE_RELATION && rte->relkind != RELKIND_RELATION && rte->relkind != RELKIND_PARTITIONED_TABLE)
+			return false;
+	}
+	return true;
+}
+
+static bool
+walk_reads(Node *node, void *arg)
+{
+	DwReads    *reads = arg;
+	bool		result;
+
+	if (node == NULL)
+		return false;
+	if (IsA(node, Var))
+		note_read((Var *) node, reads);
+	else if (IsA(node, Query))
+	{
+		reads->unknown |= !reads_of_relations((Query *) node);
+		reads->queries = lcons(node, reads->queries);
+		result = query_tree_walker((Query *) node, walk_reads, reads, QTW_IGNORE_JOINALIASES);
+		reads->queries = list_delete_first(reads->queries);
+		return result;
+	}
+	else if (check_functions_in_node(node, is_foreign_code, NULL))
+		reads->unknown = true;
+	return expression_tree_walker(node, walk_reads, reads);
+}
+
+Bitmapset *
+dw_expression_reads(const DwExpression *expression, Relation table)
+{
+	DwReads		reads = {.relid = RelationGetRelid(table), .natts = RelationGetNumberOfAttributes(table)};
+	int			attno = -1;
+
+	(void) walk_reads(expression->node, &reads);
+	/* a virtual generated column is read without being stored */
+	while ((attno = bms_next_member(reads.columns, attno)) >= 0)
+		reads.unknown |= dw_is_virtual(TupleDescAttr(RelationGetDescr(table), attno - 1));
+	return reads.unknown ? NULL : reads.columns;
 }

@@ -43,4 +43,10 @@ extern DwExpression *dw_expression_parse(const char *text, Relation source, cons
 extern DwExpression *dw_expression_column(Relation source, AttrNumber attno,
 										  Oid type, int32 typmod, Oid collation);
 
+/*
+ * Attribute numbers that the sub-selects of an expression read of a table.  NULL: unknown, since they read through a view, a
+ * function, or a join whose columns are merged.
+ */
+extern Bitmapset *dw_expression_reads(const DwExpression *expression, Relation table);
+
 #endif							/* DW_EXPRESSION_H */

@@ -14,6 +14,7 @@
 #include "ladder.h"
 #include "mapping.h"
 #include "queue.h"
+#include "recheck.h"
 #include "reconcile.h"
 #include "sequences.h"
 #include "settings.h"
@@ -168,6 +169,7 @@ check_backfill(const DwMigration *migration, DwGate *gate)
 	int64		dead;
 
 	dw_queue_counts(migration->id, &waiting, &dead);
+	waiting += dw_recheck_count(migration->id);
 	gate->passed = finished && waiting == 0;
 	/* never 100.0 while there is something left */
 	if (!finished)
@@ -313,6 +315,7 @@ check_queue(const DwMigration *migration, DwGate *gate)
 	int64		dead;
 
 	dw_queue_counts(migration->id, &waiting, &dead);
+	waiting += dw_recheck_count(migration->id);
 	gate->passed = waiting == 0;
 	gate->detail = psprintf("%s queued", counted(waiting, "key", "keys"));
 	gate->next_step = pstrdup("wait: queued keys are being delivered; see dualwrite.queue");
@@ -512,10 +515,11 @@ check_origin(const DwMigration *migration, DwGate *gate)
 static void
 check_triggers(const DwMigration *migration, DwGate *gate)
 {
+	List	   *mappings = dw_mappings_of(migration->id);
 	char	   *problem = NULL;
 	ListCell   *lc;
 
-	foreach(lc, dw_mappings_of(migration->id))
+	foreach(lc, mappings)
 	{
 		DwMapping  *mapping = lfirst(lc);
 
@@ -524,6 +528,9 @@ check_triggers(const DwMigration *migration, DwGate *gate)
 		if (problem == NULL)
 			problem = dw_triggers_problem(mapping->new_table);
 	}
+	foreach(lc, dw_lookups_of(mappings))
+		if (problem == NULL)
+			problem = dw_triggers_problem(lfirst_oid(lc));
 	gate->passed = problem == NULL;
 	gate->detail = problem ? problem : pstrdup("present and enabled");
 	gate->next_step = call_of("install_triggers", migration, "");

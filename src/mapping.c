@@ -368,6 +368,58 @@ compare_with_root(DwTable *table, Relation rel)
 	table_close(root, NoLock);
 }
 
+static void
+free_plan(void *arg)
+{
+	SPIPlanPtr	plan = ((DwLookedUp *) arg)->plan;
+
+	if (plan != NULL)
+		SPI_freeplan(plan);
+}
+
+/* Do several columns ask the same of the table?  Then once is enough. */
+static bool
+is_asked_already(List *list, const DwCompiled *compiled, const DwDependency *dependency)
+{
+	ListCell   *lc;
+
+	foreach(lc, list)
+	{
+		DwLookedUp *other = lfirst(lc);
+
+		if (other->compiled == compiled && other->dependency->direction == dependency->direction &&
+			strcmp(other->dependency->query, dependency->query) == 0)
+			return true;
+	}
+	return false;
+}
+
+/* What a mapping wants to know about changes of the table's rows. */
+static void
+add_looked_up(DwTable *table, DwCompiled *compiled, MemoryContext context)
+{
+	ListCell   *lc;
+
+	foreach(lc, compiled->mapping->dependencies)
+	{
+		DwDependency *dependency = lfirst(lc);
+		MemoryContextCallback *callback;
+		DwLookedUp *looked_up;
+
+		if (dependency->lookup != table->root || is_asked_already(table->as_lookup, compiled, dependency))
+			continue;
+		looked_up = palloc0(sizeof(DwLookedUp));
+		looked_up->dependency = dependency;
+		looked_up->compiled = compiled;
+		looked_up->context = context;
+		callback = palloc0(sizeof(MemoryContextCallback));
+		callback->func = free_plan;
+		callback->arg = looked_up;
+		MemoryContextRegisterResetCallback(context, callback);
+		table->as_lookup = lappend(table->as_lookup, looked_up);
+	}
+}
+
 static DwTable *
 build_table(Relation rel, MemoryContext context)
 {
@@ -390,6 +442,13 @@ build_table(Relation rel, MemoryContext context)
 			table->as_new = lappend(table->as_new, compiled);
 	}
 	table->as_old = order_by_references(table->as_old);
+	foreach(lc, dw_mappings_looking_up(table->root))
+	{
+		DwCompiled *compiled = get_compiled(lfirst_int(lc), true);
+
+		if (compiled != NULL)
+			add_looked_up(table, compiled, context);
+	}
 	table->valid = true;
 	MemoryContextSwitchTo(old);
 	return table;
@@ -408,6 +467,9 @@ table_is_current(DwTable *table)
 			return false;
 	foreach(lc, table->as_new)
 		if (!((DwCompiled *) lfirst(lc))->valid)
+			return false;
+	foreach(lc, table->as_lookup)
+		if (!((DwLookedUp *) lfirst(lc))->compiled->valid)
 			return false;
 	return true;
 }
@@ -437,25 +499,31 @@ dw_table_get(Relation rel)
 	return table;
 }
 
-void
-dw_mapping_invalidate(int32 migration_id)
+/* A table may be gone by now; its leaves then are, too. */
+static void
+invalidate_heaps(Oid table)
 {
 	ListCell   *lc;
 
-	CacheInvalidateRelcacheByRelid(get_relname_relid("migration", get_namespace_oid("_dualwrite", false)));
-	foreach(lc, dw_mappings_of(migration_id))
-	{
-		DwMapping  *mapping = lfirst(lc);
-		ListCell   *heap;
+	foreach(lc, dw_heaps_of(table, NoLock))
+		if (SearchSysCacheExists1(RELOID, ObjectIdGetDatum(lfirst_oid(lc))))
+			CacheInvalidateRelcacheByRelid(lfirst_oid(lc));
+}
 
-		/* a table may be gone by now; its leaves then are, too */
-		foreach(heap, dw_heaps_of(mapping->old_table, NoLock))
-			if (SearchSysCacheExists1(RELOID, ObjectIdGetDatum(lfirst_oid(heap))))
-				CacheInvalidateRelcacheByRelid(lfirst_oid(heap));
-		foreach(heap, dw_heaps_of(mapping->new_table, NoLock))
-			if (SearchSysCacheExists1(RELOID, ObjectIdGetDatum(lfirst_oid(heap))))
-				CacheInvalidateRelcacheByRelid(lfirst_oid(heap));
+void
+dw_mapping_invalidate(int32 migration_id)
+{
+	List	   *mappings = dw_mappings_of(migration_id);
+	ListCell   *lc;
+
+	CacheInvalidateRelcacheByRelid(get_relname_relid("migration", get_namespace_oid("_dualwrite", false)));
+	foreach(lc, mappings)
+	{
+		invalidate_heaps(((DwMapping *) lfirst(lc))->old_table);
+		invalidate_heaps(((DwMapping *) lfirst(lc))->new_table);
 	}
+	foreach(lc, dw_lookups_of(mappings))
+		invalidate_heaps(lfirst_oid(lc));
 }
 
 /* The table first, then its leaves and intermediate partitions in the order of their OIDs. */

@@ -75,6 +75,17 @@ typedef struct DwCompiled
 	bool		valid;			/* cleared by invalidation callbacks */
 } DwCompiled;
 
+/* A mapping that looks rows of a table up, as that table's trigger sees it. */
+typedef struct DwLookedUp
+{
+	const DwDependency *dependency;	/* in the memory of: */
+	DwCompiled *compiled;
+	struct _SPI_plan *plan;		/* finds the keys that depend on a row; made when first needed */
+	Bitmapset  *columns;		/* of the table, that the plan reads */
+	Bitmapset  *relevant;		/* those and what the sub-selects read; NULL: nobody knows */
+	MemoryContext context;		/* to keep both in */
+} DwLookedUp;
+
 /* A table that carries our triggers, as the trigger sees it. */
 typedef struct DwTable
 {
@@ -86,6 +97,7 @@ typedef struct DwTable
 	TupleTableSlot *root_slot_old;	/* a second one, for the image before an update */
 	List	   *as_old;			/* of DwCompiled: mappings in which it is the old table, parents first */
 	List	   *as_new;
+	List	   *as_lookup;		/* of DwLookedUp */
 	bool		valid;
 } DwTable;
 

@@ -449,6 +449,23 @@ dw_mirror_row(DwFlow *flow, const DwRowEvent *event)
 		dw_mirror_flush();
 }
 
+static DwCounter
+mirror_dependence(DwStatement *statement, DwFlow *flow, const void *arg)
+{
+	dw_propagate_unless_busy(statement, flow, arg);
+	return DW_COUNT_UPDATE;
+}
+
+void
+dw_mirror_dependent(DwFlow *flow, const DwKey *source_key)
+{
+	if (dw_postpones(flow))
+		dw_postpone(dw_statement_get(), flow, NULL, source_key)->impatient = true;
+	else
+		mirror_guarded(dw_statement_get(), flow, source_key, mirror_dependence, source_key);
+	settle_early();
+}
+
 static void
 converge_cascaded(DwFlow *flow, TupleTableSlot *row, bool wait)
 {

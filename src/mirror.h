@@ -27,6 +27,8 @@ extern void dw_mirror_row(DwFlow *flow, const DwRowEvent *event);
  * its source, which has seen the same already.  wait = false: later, by the queue.
  */
 extern void dw_mirror_cascaded(DwFlow *flow, const DwRowEvent *event, bool wait);
+/* The source row depends on a row that was just written elsewhere: it is converged, or, where somebody holds it, queued. */
+extern void dw_mirror_dependent(DwFlow *flow, const DwKey *source_key);
 /* A row that cannot be mirrored because the mapping does not compile, in shadow: count it. */
 extern void dw_mirror_broken(DwCompiled *compiled);
 /* The statement on this table is over: do what was put off until now, close what was kept open for it. */

@@ -17,6 +17,7 @@
 #include "mapping.h"
 #include "phase.h"
 #include "readview.h"
+#include "recheck.h"
 #include "reconcile.h"
 #include "sequences.h"
 #include "settings.h"
@@ -153,6 +154,10 @@ take_locks(const DwChange *change)
 	if (swaps_names(change))
 		foreach(lc, dw_swap_locks(change->migration))
 			wishes = dw_lock_wish_alone(wishes, lfirst_oid(lc), AccessExclusiveLock);
+	/* writers of a table that is looked up have it locked when they come for the others */
+	if (change->crossing & (DW_DO_INSTALL_TRIGGERS | DW_DO_REMOVE_TRIGGERS))
+		wishes = wish_tables(wishes, dw_lookups_of(change->mappings),
+							 change->crossing & DW_DO_REMOVE_TRIGGERS ? AccessExclusiveLock : ShareRowExclusiveLock);
 	if (change->crossing & DW_DO_NEW_FIRST)
 		wishes = wish_tables(wishes, new_tables, change->lock_new);
 	wishes = wish_tables(wishes, old_tables, change->lock_old);
@@ -213,6 +218,17 @@ install_triggers(const DwChange *change)
 		(void) dw_triggers_install(lfirst_oid(lc));
 	foreach(lc, tables_of(change->mappings, true))
 		(void) dw_triggers_install(lfirst_oid(lc));
+	foreach(lc, dw_lookups_of(change->mappings))
+		(void) dw_triggers_install(lfirst_oid(lc));
+}
+
+/* Every table that may carry triggers of ours for this migration. */
+static List *
+all_tables(const DwChange *change)
+{
+	List	   *tables = list_concat_unique_oid(tables_of(change->mappings, false), tables_of(change->mappings, true));
+
+	return list_concat_unique_oid(tables, dw_lookups_of(change->mappings));
 }
 
 static void
@@ -220,9 +236,8 @@ remove_triggers(const DwChange *change)
 {
 	ListCell   *lc;
 
-	foreach(lc, list_concat_unique_oid(tables_of(change->mappings, false), tables_of(change->mappings, true)))
-		if (!dw_triggers_needed(lfirst_oid(lc)))
-			dw_triggers_remove(lfirst_oid(lc));
+	foreach(lc, all_tables(change))
+		dw_triggers_remove(lfirst_oid(lc));
 }
 
 /* Keys that were to be brought to agreement, and how far the copy had come, mean nothing to a later life. */
@@ -237,6 +252,7 @@ forget(const DwMigration *migration)
 	dw_sql("DELETE FROM _dualwrite.backfill b USING _dualwrite.mapping p WHERE p.id = b.mapping_id AND p.migration_id = $1",
 		   1, (DwArg[]) {DW_INT4(migration->id)});
 	dw_sql_end(&sql);
+	dw_recheck_forget(migration->id);
 }
 
 static void
@@ -655,7 +671,7 @@ tables_to_mend(const DwChange *change)
 	List	   *result = NIL;
 	ListCell   *lc;
 
-	foreach(lc, list_concat_unique_oid(tables_of(change->mappings, false), tables_of(change->mappings, true)))
+	foreach(lc, all_tables(change))
 		if (dw_triggers_needed(lfirst_oid(lc)) && dw_triggers_problem(lfirst_oid(lc)) != NULL)
 			result = lappend_oid(result, lfirst_oid(lc));
 	return result;

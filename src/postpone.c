@@ -55,6 +55,8 @@ settle(void *arg)
 			dw_propagate_moves(statement, list_make1(postponed));
 		else if (postponed->truncated)
 			dw_propagate_truncated(statement, flow, &postponed->source_key);
+		else if (postponed->impatient)
+			dw_propagate_unless_busy(statement, flow, &postponed->source_key);
 		else
 			dw_propagate_key(statement, flow, &postponed->source_key);
 	}

@@ -7,6 +7,7 @@
 #include "postgres.h"
 
 #include "propagate.h"
+#include "queue.h"
 
 #include "miscadmin.h"
 #include "utils/lsyscache.h"
@@ -42,6 +43,22 @@ dw_propagate_key(DwStatement *statement, DwFlow *flow, const DwKey *source_key)
 	CurrentResourceOwner = statement->owner;
 	converge_key(statement, flow, source_key);
 	CurrentResourceOwner = saved;
+}
+
+void
+dw_propagate_unless_busy(DwStatement *statement, DwFlow *flow, const DwKey *source_key)
+{
+	ResourceOwner saved = CurrentResourceOwner;
+	DwConverged result;
+	DwKey		key = *source_key;
+
+	CurrentResourceOwner = statement->owner;
+	result = dw_converge_source(dw_statement_converge_nowait(statement, flow), source_key);
+	if (result == DW_CONVERGED_WROTE)
+		dw_propagate_followers(statement, flow, source_key);
+	CurrentResourceOwner = saved;
+	if (result == DW_CONVERGED_BUSY && (flow->direction == DW_REVERSE || dw_key_of_old(flow->compiled, source_key, &key)))
+		dw_queue_append(flow, &key, 0, NULL);
 }
 
 static bool

@@ -8,6 +8,8 @@
 
 /* Converge; what another session is writing is waited for. */
 extern void dw_propagate_key(DwStatement *statement, DwFlow *flow, const DwKey *source_key);
+/* Converge, unless somebody holds one of the rows: then the key is queued. */
+extern void dw_propagate_unless_busy(DwStatement *statement, DwFlow *flow, const DwKey *source_key);
 /* The source row is about to be truncated: what it has on the other side goes. */
 extern void dw_propagate_truncated(DwStatement *statement, DwFlow *flow, const DwKey *source_key);
 /*

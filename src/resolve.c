@@ -41,6 +41,34 @@ json_string(const JsonbValue *value)
 	return pnstrdup(value->val.string.val, value->val.string.len);
 }
 
+/* Members of {"lookup_table": "SELECT …"}; list of DwItemDependency. */
+static List *
+depends_from_object(const DwItem *item, const char *argument, JsonbContainer *object)
+{
+	JsonbIterator *iterator = JsonbIteratorInit(object);
+	JsonbIteratorToken token;
+	JsonbValue	value;
+	DwItemDependency *depends = NULL;
+	List	   *list = NIL;
+
+	while ((token = JsonbIteratorNext(&iterator, &value, true)) != WJB_DONE)
+	{
+		if (token == WJB_KEY)
+		{
+			depends = palloc0(sizeof(DwItemDependency));
+			depends->table = json_string(&value);
+		}
+		else if (token == WJB_VALUE)
+		{
+			if (value.type != jbvString)
+				bad_item(argument, item->column, psprintf("the query for table \"%s\" must be a string", depends->table));
+			depends->query = json_string(&value);
+			list = lappend(list, depends);
+		}
+	}
+	return list;
+}
+
 /* One member of {"expr": …, "on": …}. */
 static void
 item_member(DwItem *item, const char *argument, const char *member, const JsonbValue *value)
@@ -58,10 +86,11 @@ item_member(DwItem *item, const char *argument, const char *member, const JsonbV
 		item->insert_only = true;
 	}
 	else if (strcmp(member, "depends") == 0)
-		ereport(ERROR,
-				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-				 errmsg("%s: column \"%s\": \"depends\" is not supported by this version", argument, item->column),
-				 errhint("Leave it out; after changes of the table that is read, run dualwrite.reconcile and dualwrite.repair.")));
+	{
+		if (value->type != jbvBinary || !JsonContainerIsObject(value->val.binary.data))
+			bad_item(argument, item->column, "\"depends\" must be an object: table -> SELECT of the keys that depend on a row of it");
+		item->depends = depends_from_object(item, argument, value->val.binary.data);
+	}
 	else if (strcmp(member, "not_null") == 0)
 	{
 		if (value->type != jbvBool || value->val.boolean)
@@ -366,13 +395,16 @@ resolve_item(const DwItem *item, Relation source, Relation target, Form_pg_attri
 {
 	char	   *what = column_name_of(target, att);
 	DwExpression *expression;
+	DwResolvedColumn *column;
 
 	if (item->stored)
 		expression = parse_stored(item->text, source, att, att->atttypid, what);
 	else
 		expression = parse_declared(item->text, source, att, att->atttypid, what);
 	check_mutability(expression, item->insert_only, source, att->atttypid, what);
-	return make_column(att, expression, item->insert_only, true);
+	column = make_column(att, expression, item->insert_only, true);
+	column->item = item;
+	return column;
 }
 
 /* The new column takes the old one of the same name; NULL when there is none. */

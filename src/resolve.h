@@ -8,13 +8,21 @@
 #include "expression.h"
 #include "utils/jsonb.h"
 
+/* A member of "depends". */
+typedef struct DwItemDependency
+{
+	char	   *table;			/* as the user names it; with stored: qualified */
+	char	   *query;
+} DwItemDependency;
+
 /* A member of forward or reverse. */
 typedef struct DwItem
 {
 	char	   *column;			/* of the target side */
 	char	   *text;			/* NULL: not mapped */
 	bool		insert_only;
-	bool		stored;			/* text is the catalog's: every name qualified */
+	List	   *depends;		/* of DwItemDependency */
+	bool		stored;			/* text and depends are the catalog's: every name qualified */
 } DwItem;
 
 /* One mapped column of a target side. */
@@ -25,6 +33,7 @@ typedef struct DwResolvedColumn
 	DwExpression *expression;
 	bool		insert_only;
 	bool		given;			/* declared, not derived from names or from the other direction */
+	const DwItem *item;			/* as declared, or NULL */
 } DwResolvedColumn;
 
 /* A mapping as it will be stored. */
@@ -37,6 +46,7 @@ typedef struct DwResolved
 	DwExpression *filter;		/* NULL: none */
 	List	   *key;			/* names (char *) of new columns */
 	List	   *old_key;		/* names of old columns, computable from the key */
+	List	   *dependencies;	/* of DwDependency, without ids */
 } DwResolved;
 
 /* Members of a forward or reverse object; list of DwItem.  argument names it in errors.  ERROR 22023, 0A000 with hint. */
@@ -61,5 +71,8 @@ extern AttrNumber dw_column_number(Relation rel, const char *name);
  * 55000 when no key can be computed there and back, with a reason for each candidate.
  */
 extern void dw_resolve_key(DwResolved *mapping, List *names);
+
+/* In dependency.c, once the key is chosen: "depends" of all columns.  ERROR as dependency.c says. */
+extern void dw_resolve_dependencies(DwResolved *mapping);
 
 #endif							/* DW_RESOLVE_H */

@@ -21,6 +21,7 @@ typedef struct OpenFlow
 	DwFlow	   *flow;
 	DwTarget   *target;
 	DwConverge *converge;
+	DwConverge *converge_nowait;
 	List	   *followers;
 	bool		followers_known;
 	bool		shared;
@@ -91,19 +92,29 @@ dw_statement_target(DwStatement *statement, DwFlow *flow)
 	return open->target;
 }
 
-DwConverge *
-dw_statement_converge(DwStatement *statement, DwFlow *flow)
+static DwConverge *
+open_converge(DwStatement *statement, DwFlow *flow, DwConverge **converge, bool wait)
 {
-	OpenFlow   *open = open_flow(statement, flow);
-
-	if (open->converge == NULL)
+	if (*converge == NULL)
 	{
 		MemoryContext old = MemoryContextSwitchTo(statement->context);
 
-		open->converge = dw_converge_open(flow, true);
+		*converge = dw_converge_open(flow, wait);
 		MemoryContextSwitchTo(old);
 	}
-	return open->converge;
+	return *converge;
+}
+
+DwConverge *
+dw_statement_converge(DwStatement *statement, DwFlow *flow)
+{
+	return open_converge(statement, flow, &open_flow(statement, flow)->converge, true);
+}
+
+DwConverge *
+dw_statement_converge_nowait(DwStatement *statement, DwFlow *flow)
+{
+	return open_converge(statement, flow, &open_flow(statement, flow)->converge_nowait, false);
 }
 
 List *
@@ -201,6 +212,8 @@ dw_statement_close(DwStatement *statement)
 			dw_target_close(open->target);
 		if (open->converge != NULL)
 			dw_converge_close(open->converge);
+		if (open->converge_nowait != NULL)
+			dw_converge_close(open->converge_nowait);
 	}
 	CurrentResourceOwner = saved;
 	release_owner(statement->owner, true);

@@ -14,6 +14,7 @@ typedef struct DwPostponed
 	int32		mapping_id;
 	DwDirection direction;
 	bool		truncated;		/* the source row is about to go, but still there */
+	bool		impatient;		/* a source row that somebody holds is queued, not waited for */
 	bool		moved;			/* from another key: */
 	DwKey		from_key;
 	DwKey		source_key;		/* copied, as is from_key */
@@ -43,6 +44,8 @@ extern DwStatement *dw_statement_find(void);
 /* Opened on first use, closed with the statement.  The statement's resource owner must be current. */
 extern DwTarget *dw_statement_target(DwStatement *statement, DwFlow *flow);
 extern DwConverge *dw_statement_converge(DwStatement *statement, DwFlow *flow);
+/* The same, for converging that waits for nobody. */
+extern DwConverge *dw_statement_converge_nowait(DwStatement *statement, DwFlow *flow);
 /* Flows of other mappings that a write to this flow's target has to go on to. */
 extern List *dw_statement_followers(DwStatement *statement, DwFlow *flow);
 /* dw_shares_target, asked once. */

@@ -1,7 +1,7 @@
 /*
  * trigger.c: the triggers on users' tables.
  *
- * Both tables of a mapping carry the same triggers from `shadow` on; what they do depends on the phase that was compiled
+ * Tables that a mapping looks up have others, in the second half.  Both tables of a mapping carry the same triggers from `shadow` on; what they do depends on the phase that was compiled
  * into the mapping, so that climbing a rung creates and drops nothing while the application writes.  A trigger never
  * reads the extension's tables: mapping.c hands it what it needs.
  *
@@ -11,14 +11,17 @@
 #include "postgres.h"
 
 #include "apply.h"
+#include "dependents.h"
 #include "locks.h"
 #include "mirror.h"
 #include "nesting.h"
 
 #include "access/htup_details.h"
 #include "access/xact.h"
+#include "catalog/pg_class.h"
 #include "commands/trigger.h"
 #include "fmgr.h"
+#include "replication/logicalworker.h"
 #include "miscadmin.h"
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
@@ -26,6 +29,8 @@
 PG_FUNCTION_INFO_V1(dw_trigger_mirror);
 PG_FUNCTION_INFO_V1(dw_trigger_flush);
 PG_FUNCTION_INFO_V1(dw_trigger_truncate);
+PG_FUNCTION_INFO_V1(dw_trigger_lookup);
+PG_FUNCTION_INFO_V1(dw_trigger_lookup_truncate);
 
 /* What a write to one side of a mapping means, by phase. */
 typedef enum Meaning
@@ -289,5 +294,60 @@ dw_trigger_truncate(PG_FUNCTION_ARGS)
 		if (meaning[compiled->phase].new_side == MEANS_MIRROR)
 			dw_mirror_truncate(&compiled->flow[DW_REVERSE], table, data->tg_relation);
 	}
+	return PointerGetDatum(NULL);
+}
+
+/* Is the direction of the dependency mirrored in this phase? */
+static bool
+is_followed(const DwLookedUp *looked_up)
+{
+	DwPhase		phase = looked_up->compiled->phase;
+
+	if (looked_up->compiled->broken)
+		return false;
+	return (looked_up->dependency->direction == DW_FORWARD ? meaning[phase].old_side : meaning[phase].new_side) == MEANS_MIRROR;
+}
+
+/*
+ * AFTER INSERT OR UPDATE OR DELETE FOR EACH ROW on a table that a mapping looks up.  Fired by our own writes as well, where the
+ * table is a target of another mapping.
+ */
+Datum
+dw_trigger_lookup(PG_FUNCTION_ARGS)
+{
+	TriggerData *data = trigger_data(fcinfo, "mirror_lookup");
+	DwTable    *table;
+	DwRowEvent	event;
+	ListCell   *lc;
+
+	if (IsBinaryUpgrade)
+		return PointerGetDatum(NULL);
+	table = dw_table_get(data->tg_relation);
+	if (table->as_lookup == NIL)
+		return PointerGetDatum(NULL);
+	describe_event(data, table, &event);
+	foreach(lc, table->as_lookup)
+		if (is_followed(lfirst(lc)))
+			dw_dependents_follow(lfirst(lc), event.old_row, event.new_row);
+	/* nobody is going to say that the statement is over */
+	if (!table->flushed || IsLogicalWorker() || dw_target_fires_lookups())
+		dw_mirror_flush();
+	return PointerGetDatum(NULL);
+}
+
+/* BEFORE TRUNCATE FOR EACH STATEMENT on such a table and its leaves. */
+Datum
+dw_trigger_lookup_truncate(PG_FUNCTION_ARGS)
+{
+	TriggerData *data = trigger_data(fcinfo, "mirror_lookup_truncate");
+	DwTable    *table;
+	ListCell   *lc;
+
+	if (IsBinaryUpgrade || !RELKIND_HAS_TABLE_AM(data->tg_relation->rd_rel->relkind))
+		return PointerGetDatum(NULL);
+	table = dw_table_get(data->tg_relation);
+	foreach(lc, table->as_lookup)
+		if (is_followed(lfirst(lc)))
+			dw_dependents_truncate(lfirst(lc), table, data->tg_relation);
 	return PointerGetDatum(NULL);
 }

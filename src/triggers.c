@@ -34,13 +34,20 @@ typedef struct DwTriggerSpec
 	const char *function;
 	bool		each_partition; /* not cloned by the server */
 	bool		truncate;
+	int			roles;			/* of the table that want it */
 } DwTriggerSpec;
 
+/* What a table is to the migrations. */
+#define MIRRORED	1			/* old or new table of a mapping */
+#define LOOKED_UP	2			/* a mapping depends on its rows */
+
 static const DwTriggerSpec specs[] = {
-	{"!dualwrite_write", "AFTER INSERT OR UPDATE", "ROW", "mirror", false, false},
-	{"~dualwrite_delete", "AFTER DELETE", "ROW", "mirror", false, false},
-	{"~dualwrite_flush", "AFTER INSERT OR UPDATE OR DELETE", "STATEMENT", "mirror_flush", true, false},
-	{"!dualwrite_truncate", "BEFORE TRUNCATE", "STATEMENT", "mirror_truncate", true, true},
+	{"!dualwrite_write", "AFTER INSERT OR UPDATE", "ROW", "mirror", false, false, MIRRORED},
+	{"~dualwrite_delete", "AFTER DELETE", "ROW", "mirror", false, false, MIRRORED},
+	{"~dualwrite_lookup", "AFTER INSERT OR UPDATE OR DELETE", "ROW", "mirror_lookup", false, false, LOOKED_UP},
+	{"~dualwrite_flush", "AFTER INSERT OR UPDATE OR DELETE", "STATEMENT", "mirror_flush", true, false, MIRRORED | LOOKED_UP},
+	{"!dualwrite_truncate", "BEFORE TRUNCATE", "STATEMENT", "mirror_truncate", true, true, MIRRORED},
+	{"!dualwrite_lookup_truncate", "BEFORE TRUNCATE", "STATEMENT", "mirror_lookup_truncate", true, true, LOOKED_UP},
 };
 
 #define NUM_TRIGGERS lengthof(specs)
@@ -74,10 +81,28 @@ read_states(Oid relid, DwTriggerState *states)
 	}
 }
 
-/* Can this kind of relation have the trigger at all? */
-static bool
-applies(const DwTriggerSpec *spec, Oid relid)
+/* What the table is to migrations in the phases that they have now. */
+static int
+roles_of(Oid table)
 {
+	bool		isnull;
+
+	dw_sql("SELECT CASE WHEN EXISTS (SELECT FROM _dualwrite.mapping p JOIN _dualwrite.migration m ON m.id = p.migration_id"
+		   "  WHERE p.old_table::oid = $1 AND m.phase <> 'defined'"
+		   "  OR p.new_table::oid = $1 AND m.phase NOT IN ('defined', 'complete')) THEN 1 ELSE 0 END +"
+		   " CASE WHEN EXISTS (SELECT FROM _dualwrite.dependency d JOIN _dualwrite.mapping p ON p.id = d.mapping_id"
+		   "  JOIN _dualwrite.migration m ON m.id = p.migration_id"
+		   "  WHERE d.lookup_table::oid = $1 AND m.phase NOT IN ('defined', 'complete')) THEN 2 ELSE 0 END",
+		   1, (DwArg[]) {DW_OID(table)});
+	return DatumGetInt32(dw_sql_value(0, 1, &isnull));
+}
+
+/* Must this relation, part of a table with these roles, have the trigger? */
+static bool
+wants(const DwTriggerSpec *spec, Oid relid, int roles)
+{
+	if ((spec->roles & roles) == 0)
+		return false;
 	return DW_FOREIGN_TRUNCATE_TRIGGERS || !spec->truncate || get_rel_relkind(relid) != RELKIND_FOREIGN_TABLE;
 }
 
@@ -92,7 +117,7 @@ run_ddl(const char *statement)
 
 /* Make one relation's triggers right; the server has cloned its parent's already.  Returns what was done, in numbers. */
 static int
-install_on(Oid relid, bool is_root)
+install_on(Oid relid, bool is_root, int roles)
 {
 	DwTriggerState states[NUM_TRIGGERS];
 	char	   *table = dw_table_name(relid);
@@ -103,7 +128,7 @@ install_on(Oid relid, bool is_root)
 	{
 		const DwTriggerSpec *spec = &specs[i];
 
-		if (states[i] == DW_TRIGGER_FIRES || !applies(spec, relid))
+		if (states[i] == DW_TRIGGER_FIRES || !wants(spec, relid, roles))
 			continue;
 		if (states[i] == DW_TRIGGER_MISSING)
 		{
@@ -125,10 +150,12 @@ dw_triggers_install(Oid table)
 	DwSql		sql;
 	ListCell   *lc;
 	int			done = 0;
+	int			roles;
 
 	dw_sql_begin(&sql);
+	roles = roles_of(table);
 	foreach(lc, dw_heaps_of(table, NoLock))
-		done += install_on(lfirst_oid(lc), lfirst_oid(lc) == table);
+		done += install_on(lfirst_oid(lc), lfirst_oid(lc) == table, roles);
 	dw_sql_end(&sql);
 	return done;
 }
@@ -138,8 +165,10 @@ dw_triggers_remove(Oid table)
 {
 	DwSql		sql;
 	ListCell   *lc;
+	int			roles;
 
 	dw_sql_begin(&sql);
+	roles = roles_of(table);
 	/* the root first: its clones go with it */
 	foreach(lc, dw_heaps_of(table, NoLock))
 	{
@@ -147,7 +176,7 @@ dw_triggers_remove(Oid table)
 
 		read_states(lfirst_oid(lc), states);
 		for (size_t i = 0; i < NUM_TRIGGERS; i++)
-			if (states[i] != DW_TRIGGER_MISSING)
+			if (states[i] != DW_TRIGGER_MISSING && (specs[i].roles & roles) == 0)
 				run_ddl(psprintf("DROP TRIGGER %s ON %s",
 								 quote_identifier(specs[i].name), dw_table_name(lfirst_oid(lc))));
 	}
@@ -161,23 +190,20 @@ dw_triggers_needed(Oid table)
 	bool		needed;
 
 	dw_sql_begin(&sql);
-	needed = dw_sql("SELECT FROM _dualwrite.mapping p JOIN _dualwrite.migration m ON m.id = p.migration_id"
-					" WHERE p.old_table::oid = $1 AND m.phase <> 'defined'"
-					" OR p.new_table::oid = $1 AND m.phase NOT IN ('defined', 'complete') LIMIT 1",
-					1, (DwArg[]) {DW_OID(table)}) > 0;
+	needed = roles_of(table) != 0;
 	dw_sql_end(&sql);
 	return needed;
 }
 
 /* What is wrong with one relation's triggers; within dw_sql_begin. */
 static char *
-problem_of(Oid relid)
+problem_of(Oid relid, int roles)
 {
 	DwTriggerState states[NUM_TRIGGERS];
 
 	read_states(relid, states);
 	for (size_t i = 0; i < NUM_TRIGGERS; i++)
-		if (states[i] != DW_TRIGGER_FIRES && applies(&specs[i], relid))
+		if (states[i] != DW_TRIGGER_FIRES && wants(&specs[i], relid, roles))
 			return psprintf(states[i] == DW_TRIGGER_MISSING ?
 							"trigger %s is missing on %s" : "trigger %s does not fire always on %s",
 							quote_identifier(specs[i].name), dw_table_name(relid));
@@ -190,11 +216,13 @@ dw_triggers_problem(Oid table)
 	DwSql		sql;
 	char	   *problem = NULL;
 	ListCell   *lc;
+	int			roles;
 
 	dw_sql_begin(&sql);
+	roles = roles_of(table);
 	foreach(lc, dw_heaps_of(table, NoLock))
 	{
-		problem = problem_of(lfirst_oid(lc));
+		problem = problem_of(lfirst_oid(lc), roles);
 		if (problem != NULL)
 			break;
 	}

@@ -155,7 +155,9 @@ SELECT refused('{"email": {"expr": null}}');
 SELECT refused('{"email": {"on": "insert"}}');
 SELECT refused('{"email": {"expr": "mail", "on": "update"}}');
 SELECT refused('{"email": {"expr": "mail", "onn": "insert"}}');
-SELECT refused('{"email": {"expr": "mail", "depends": {}}}');
+SELECT refused('{"email": {"expr": "mail", "depends": []}}');
+SELECT refused('{"email": {"expr": "mail", "depends": {"people": 1}}}');
+SELECT refused('{"email": {"expr": "mail", "depends": {"people": "SELECT id FROM people WHERE id = changed.id"}}}');
 SELECT refused('{"email": {"expr": "mail", "not_null": true}}');
 SELECT refused('{}', '{"mail": 1}');
 

@@ -1,0 +1,19 @@
+/*
+ * recheck.h: a second look at what depends on a changed row, once everybody who could not see the change has ended.
+ */
+#ifndef DW_RECHECK_H
+#define DW_RECHECK_H
+
+#include "catalog.h"
+#include "utils/jsonb.h"
+
+/* Ask for it, in the transaction that changes the row.  image: the columns of the row that the dependency's query reads. */
+extern void dw_recheck_append(int32 dependency_id, int32 mapping_id, Jsonb *image);
+/* How many wait. */
+extern int64 dw_recheck_count(int32 migration_id);
+/* Forget those of a migration. */
+extern void dw_recheck_forget(int32 migration_id);
+/* One change, in the current transaction; keys that differ are queued.  next_due as for dw_deliver_step. */
+extern DwStep dw_recheck_step(const DwMigration *migration, TimestampTz *next_due);
+
+#endif							/* DW_RECHECK_H */
