@@ -59,3 +59,9 @@ CREATE FUNCTION dualwrite.drop_read_view(view_name text) RETURNS void
 COMMENT ON FUNCTION dualwrite.drop_read_view(text) IS
 	'drops a view that create_read_view made';
 REVOKE ALL ON FUNCTION dualwrite.drop_read_view(text) FROM PUBLIC;
+
+CREATE FUNCTION dualwrite.write_read_view() RETURNS trigger
+	LANGUAGE c VOLATILE
+	AS 'MODULE_PATHNAME', 'dw_write_read_view';
+COMMENT ON FUNCTION dualwrite.write_read_view() IS
+	'trigger of a read view: writes the table whose columns the view has, with the rights of the caller; the mirror takes it to the other side';

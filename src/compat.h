@@ -233,6 +233,13 @@ dw_forget_permissions(RangeTblEntry *rte)
 #include "commands/explain_state.h"
 #endif
 
+/* 17: the sequence of an identity column is asked for with the relation. */
+#if PG_VERSION_NUM >= 170000
+#define dw_identity_argument(rel) (rel)
+#else
+#define dw_identity_argument(rel) RelationGetRelid(rel)
+#endif
+
 /* 16: foreign tables can have TRUNCATE triggers. */
 #if PG_VERSION_NUM >= 160000
 #define DW_FOREIGN_TRUNCATE_TRIGGERS true

@@ -13,14 +13,19 @@
 #include "viewquery.h"
 
 #include "access/table.h"
+#include "catalog/dependency.h"
 #include "catalog/namespace.h"
 #include "executor/spi.h"
 #include "nodes/makefuncs.h"
+#include "rewrite/rewriteHandler.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
+#include "utils/ruleutils.h"
 #include "utils/varlena.h"
+
+#define WRITE_TRIGGER "dualwrite_write"
 
 static Oid
 target_of(DwDirection direction, const DwMapping *mapping)
@@ -165,6 +170,46 @@ view_oid(const char *name, bool missing_ok)
 	return RangeVarGetRelid(makeRangeVarFromNameList(textToQualifiedNameList(cstring_to_text(name))), NoLock, missing_ok);
 }
 
+/* What a column of the target is given where nothing is said; NULL: nothing. */
+static char *
+default_of(Relation target, AttrNumber attno)
+{
+	Form_pg_attribute column = TupleDescAttr(RelationGetDescr(target), attno - 1);
+	Node	   *node;
+
+	if (column->attidentity != '\0')
+		return psprintf("pg_catalog.nextval(%s)",
+						quote_literal_cstr(dw_table_name(getIdentitySequence(dw_identity_argument(target), attno, false))));
+	if (column->attgenerated != '\0')
+		return NULL;
+	node = build_column_default(target, attno);
+	if (node == NULL)
+		return NULL;
+	return deparse_expression(node, deparse_context_for(RelationGetRelationName(target), RelationGetRelid(target)), false, false);
+}
+
+/*
+ * Writes through a view go to its target: by a trigger, and with the defaults that an INSERT gets there.  Functions of the
+ * defaults are run by whoever inserts, as for the table.
+ */
+static void
+make_writable(const char *view, Oid target, TupleDesc columns)
+{
+	Relation	rel = table_open(target, AccessShareLock);
+
+	for (int i = 0; i < columns->natts; i++)
+	{
+		char	   *name = NameStr(TupleDescAttr(columns, i)->attname);
+		char	   *value = default_of(rel, get_attnum(target, name));
+
+		if (value != NULL)
+			execute_ddl(psprintf("ALTER VIEW %s ALTER COLUMN %s SET DEFAULT %s", view, quote_identifier(name), value));
+	}
+	table_close(rel, NoLock);
+	execute_ddl(psprintf("CREATE TRIGGER " WRITE_TRIGGER " INSTEAD OF INSERT OR UPDATE OR DELETE ON %s"
+						 " FOR EACH ROW EXECUTE FUNCTION dualwrite.write_read_view()", view));
+}
+
 static void
 register_view(Oid view, const DwMapping *mapping, const char *strategy, const char *shape)
 {
@@ -198,6 +243,8 @@ dw_read_view_create(const DwMigration *migration, const char *name, Oid new_tabl
 	if (migration->phase == DW_PHASE_COMPLETE)
 		query = dw_view_plain_query(&plan);
 	execute_ddl(psprintf("CREATE VIEW %s WITH (security_invoker = true) AS %s", view_name, query));
+	if (migration->phase != DW_PHASE_COMPLETE)
+		make_writable(view_name, target, plan.columns);
 	view = view_oid(view_name, false);
 	register_view(view, mapping, strategy, shape);
 	plan.name = get_rel_name(view);
@@ -286,6 +333,7 @@ make_plain(const DwMigration *migration, const DwNotedView *noted)
 
 	/* its owner could create it, so he can replace it; whoever drives the migration need not be able to */
 	dw_owner_enter(&scope, dw_relation_owner(noted->view), true);
+	execute_ddl(psprintf("DROP TRIGGER IF EXISTS " WRITE_TRIGGER " ON %s", dw_table_name(noted->view)));
 	execute_ddl(psprintf("CREATE OR REPLACE VIEW %s WITH (security_invoker = true) AS %s",
 						 dw_table_name(noted->view), dw_view_plain_query(&plan)));
 	dw_owner_leave(&scope);
@@ -299,4 +347,54 @@ dw_read_views_complete(int32 migration_id)
 
 	foreach(lc, noted_views(migration_id))
 		make_plain(migration, lfirst(lc));
+}
+
+/* Names of the columns that a mapping fills on a side and keeps up to date. */
+static List *
+mapped_names(const DwMapping *mapping, DwDirection direction)
+{
+	List	   *names = NIL;
+	ListCell   *lc;
+
+	foreach(lc, mapping->columns[direction])
+	{
+		DwColumn   *column = lfirst(lc);
+
+		if (!column->insert_only)
+			names = lappend(names, column->name);
+	}
+	return names;
+}
+
+DwViewTarget *
+dw_read_view_target(Oid view)
+{
+	DwViewTarget *target = palloc0(sizeof(DwViewTarget));
+	MemoryContext context = CurrentMemoryContext;
+	DwMapping  *mapping;
+	DwSql		sql;
+	bool		isnull;
+	int32		mapping_id = 0;
+	ListCell   *lc;
+
+	dw_sql_begin(&sql);
+	if (dw_sql("SELECT mapping_id, shape = 'new' FROM _dualwrite.read_view WHERE view = $1::oid", 1, (DwArg[]) {DW_OID(view)}) > 0)
+	{
+		mapping_id = DatumGetInt32(dw_sql_value(0, 1, &isnull));
+		target->direction = DatumGetBool(dw_sql_value(0, 2, &isnull)) ? DW_FORWARD : DW_REVERSE;
+	}
+	dw_sql_end(&sql);
+	MemoryContextSwitchTo(context);
+	mapping = mapping_id != 0 ? dw_mapping_by_id(mapping_id) : NULL;
+	if (mapping == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
+				 errmsg("\"%s\" is not a read view of a migration", get_rel_name(view)),
+				 errhint("Drop it, or make it with dualwrite.create_read_view.")));
+	target->migration = dw_migration_by_id(mapping->migration_id, false);
+	target->table = target_of(target->direction, mapping);
+	target->key_columns = target->direction == DW_FORWARD ? mapping->key_columns : mapping->old_key_columns;
+	foreach(lc, mappings_to(target->migration, target->direction, target->table))
+		target->mapped_columns = list_concat(target->mapped_columns, mapped_names(lfirst(lc), target->direction));
+	return target;
 }

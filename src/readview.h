@@ -16,6 +16,18 @@ extern Oid	dw_read_view_create(const DwMigration *migration, const char *name, O
 								const char *strategy, const char *shape);
 /* What such a view of a target (the new table forward, the old one in reverse) says.  The caller has pinned the search_path. */
 extern char *dw_read_view_text(const DwMigration *migration, Oid target, DwDirection direction, const char *strategy);
+/* The table that a read view has the columns of. */
+typedef struct DwViewTarget
+{
+	const DwMigration *migration;
+	Oid			table;
+	DwDirection direction;		/* that leads to it: forward for shape "new" */
+	List	   *key_columns;	/* char *: what its rows are named by */
+	List	   *mapped_columns; /* char *: what the other side has of them, too */
+} DwViewTarget;
+
+/* ERROR 42809 where the relation is no read view. */
+extern DwViewTarget *dw_read_view_target(Oid view);
 /* Drop one, as the current user.  ERROR 42P01 where there is none, 42809 where it is something else. */
 extern void dw_read_view_drop(const char *name);
 

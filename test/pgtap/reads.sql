@@ -50,6 +50,20 @@ SELECT at('read_switch', 0.05);
 SELECT ok(count(*) FILTER (WHERE dualwrite.read_side('m', g) = 'new') BETWEEN 20 AND 80, '0.05 % of 100,000 buckets')
 	FROM generate_series(1, 100000) AS g;
 
+CREATE TABLE shares (percent int, share numeric);
+DO $$
+DECLARE
+	p int;
+BEGIN
+	FOREACH p IN ARRAY '{1,5,25,50,75,99}'::int[] LOOP
+		PERFORM at('read_switch', p);
+		INSERT INTO shares SELECT p, count(*) FILTER (WHERE dualwrite.read_side('m', p * 1000000 + g) = 'new') / 1000.0 FROM generate_series(1, 100000) AS g;
+	END LOOP;
+END
+$$;
+SELECT is_empty('SELECT * FROM shares WHERE share NOT BETWEEN percent - 2 AND percent + 2', 'within two points of any percentage, by 100,000 buckets');
+SELECT is((SELECT count(*) FROM shares), 6::bigint, 'of each');
+
 -- the same bucket by any type and in any session
 SELECT at('read_switch', 50);
 SELECT is(count(*), 0::bigint, 'type of the bucket does not matter') FROM generate_series(1, 1000) AS g

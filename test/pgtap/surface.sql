@@ -85,7 +85,7 @@ FROM wanted_view v WHERE v.name IN ('mappings', 'settings', 'shadow_reads', 'sha
 -- Control is for those to whom it was granted; routing reads is for every application.
 SELECT is_empty(
 	$$ SELECT s.oid::regprocedure FROM seen_function s
-	   WHERE s.name NOT IN ('read_side', 'serves', 'serves_support', 'truth', 'shadow_read') AND has_function_privilege('public', s.oid, 'EXECUTE') $$,
+	   WHERE s.name NOT IN ('read_side', 'serves', 'serves_support', 'truth', 'shadow_read', 'write_read_view') AND has_function_privilege('public', s.oid, 'EXECUTE') $$,
 	'PUBLIC may execute no control function');
 
 CREATE TEMP TABLE wanted_setting AS
