@@ -81,7 +81,9 @@ prepare(DwTarget *target, const char *sql, int ncolumns, const AttrNumber *colum
 		types[n++] = attribute(target, columns[i])->atttypid;
 	for (int i = 0; with_key && i < key->ncolumns; i++)
 		types[n++] = attribute(target, key->columns[i])->atttypid;
-	plan = SPI_prepare(sql, n, types);
+	/* of partitions on other servers only the key's own may be asked: the others may be away */
+	plan = SPI_prepare_cursor(sql, n, types,
+							  get_rel_relkind(target->flow->target) == RELKIND_PARTITIONED_TABLE ? CURSOR_OPT_CUSTOM_PLAN : 0);
 	if (plan == NULL || SPI_keepplan(plan) != 0)
 		elog(ERROR, "could not prepare \"%s\": %s", sql, SPI_result_code_string(SPI_result));
 	return plan;
@@ -318,6 +320,9 @@ statement_move(DwTarget *target, const DwKey *from, TupleTableSlot *row)
 	uint64		taken;
 	uint64		moved = 0;
 
+	/* an UPDATE does not take a row from one server to another */
+	if (get_rel_relkind(target->flow->target) == RELKIND_PARTITIONED_TABLE)
+		return DW_APPLIED_NOTHING;
 	key_of_row(target, row, &key);
 	SPI_connect();
 	taken = run(target, statements->exists, 0, NULL, NULL, &key, NULL);

@@ -172,7 +172,7 @@ compile_key(DwKeyShape *shape, const DwMapping *mapping, Relation rel, List *nam
 		columns = bms_add_member(columns, attno);
 	}
 	shape->index = InvalidOid;
-	if (rel->rd_rel->relkind == RELKIND_FOREIGN_TABLE)
+	if (dw_is_foreign(shape->relid))
 		return;
 	shape->index = find_key_index(rel, columns);
 	if (!OidIsValid(shape->index))
@@ -488,7 +488,7 @@ dw_compile(const DwMapping *mapping, const DwMigration *migration, MemoryContext
 	compiled->mapping_id = mapping->id;
 	compiled->migration_id = migration->id;
 	compiled->context = context;
-	compiled->new_is_foreign = new_table->rd_rel->relkind == RELKIND_FOREIGN_TABLE;
+	compiled->new_is_foreign = dw_is_foreign(RelationGetRelid(new_table));
 	compile_policy(compiled, migration);
 
 	/* planning folds constants, and so may run functions of the owner */

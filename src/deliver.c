@@ -60,8 +60,8 @@
 #define DW_MAX_UNREACHABLE_MS 30000.0
 /* Keys that were queued no further apart may have been written together: parents that go before their children, ms. */
 #define DW_TOGETHER_MS 1000
-/* When a table of the migration is locked, ms. */
-#define DW_TABLE_BUSY_MS 250
+/* When a table of the migration is locked, or compared with one on another server, ms. */
+#define DW_TABLE_BUSY_MS 100
 
 /* A key, with all its entries that this transaction could lock. */
 typedef struct DwQueued
@@ -280,29 +280,50 @@ collect_entries(DwBatch *batch, ArrayType *keys)
 	dw_sql_end(&sql);
 }
 
-/* The next batch; false: nothing is due, or others are at it, and *next_due says when to look again. */
+/*
+ * Locks on both tables, against a change of phase, and the right to deliver; without waiting for a change of phase, or a
+ * comparison with another server, that is under way.
+ */
 static bool
+enter_mapping(int32 mapping_id)
+{
+	DwMapping  *mapping = dw_mapping_by_id(mapping_id);
+
+	return mapping == NULL ||
+		(ConditionalLockRelationOid(mapping->old_table, RowExclusiveLock) &&
+		 ConditionalLockRelationOid(mapping->new_table, RowExclusiveLock) &&
+		 dw_queue_enter(mapping_id));
+}
+
+/* The next batch; IDLE, WAIT: nothing is due that can be done now, and *next_due says when to look again. */
+static DwStep
 pick_batch(DwBatch *batch, TimestampTz *next_due)
 {
+	TimestampTz now = GetCurrentTimestamp();
+	DwStep		none = DW_STEP_IDLE;
 	ListCell   *lc;
 
 	foreach(lc, due_mappings(batch->migration->id))
 	{
 		DwDue	   *due = lfirst(lc);
-		ArrayType  *keys = NULL;
+		ArrayType  *keys;
 
-		if (due->at <= GetCurrentTimestamp())
-			keys = pick_keys(due->mapping_id);
-		else
+		if (due->at > now)
 			*next_due = Min(*next_due, due->at);
-		if (keys != NULL)
+		else if (!enter_mapping(due->mapping_id))
+		{
+			*next_due = Min(*next_due, TimestampTzPlusMilliseconds(now, DW_TABLE_BUSY_MS));
+			none = DW_STEP_WAIT;
+		}
+		else if ((keys = pick_keys(due->mapping_id)) != NULL)
 		{
 			batch->mapping_id = due->mapping_id;
 			collect_entries(batch, keys);
-			return batch->count > 0;
+			if (batch->count > 0)
+				return DW_STEP_WORKED;
 		}
 	}
-	return false;
+	return none;
 }
 
 /*
@@ -559,17 +580,6 @@ deliver_keys(DwBatch *batch, int from, int to)
 	note_reached(batch->mapping_id);
 }
 
-/* Lock both tables against a change of phase, without waiting for one that is under way. */
-static bool
-lock_tables(int32 mapping_id)
-{
-	DwMapping  *mapping = dw_mapping_by_id(mapping_id);
-
-	return mapping == NULL ||
-		(ConditionalLockRelationOid(mapping->old_table, RowExclusiveLock) &&
-		 ConditionalLockRelationOid(mapping->new_table, RowExclusiveLock));
-}
-
 static void
 deliver_batch(DwBatch *batch)
 {
@@ -587,14 +597,10 @@ static DwStep
 deliver_due(const DwMigration *migration, TimestampTz *next_due)
 {
 	DwBatch		batch = {.migration = migration};
+	DwStep		picked = pick_batch(&batch, next_due);
 
-	if (!pick_batch(&batch, next_due))
-		return DW_STEP_IDLE;
-	if (!lock_tables(batch.mapping_id))
-	{
-		*next_due = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), DW_TABLE_BUSY_MS);
-		return DW_STEP_WAIT;
-	}
+	if (picked != DW_STEP_WORKED)
+		return picked;
 	/* the phase that counts is the one under these locks */
 	batch.migration = dw_migration_by_id(migration->id, false);
 	if (batch.migration == NULL || batch.migration->phase < DW_PHASE_SHADOW || batch.migration->phase > DW_PHASE_CUTOVER)

@@ -7,6 +7,7 @@
 #include "postgres.h"
 
 #include "drift.h"
+#include "queue.h"
 #include "settings.h"
 #include "sql.h"
 
@@ -34,7 +35,11 @@ dw_drift_lock(int32 mapping_id, bool wait)
 	LOCKTAG		tag;
 
 	SET_LOCKTAG_ADVISORY(tag, MyDatabaseId, (uint32) mapping_id, 0, DW_LOCK_CLASS);
-	return LockAcquire(&tag, ExclusiveLock, false, !wait) != LOCKACQUIRE_NOT_AVAIL;
+	if (LockAcquire(&tag, ExclusiveLock, false, !wait) == LOCKACQUIRE_NOT_AVAIL)
+		return false;
+	/* whoever locks the list is about to compare, and writes it by what he sees */
+	dw_queue_hold(mapping_id);
+	return true;
 }
 
 static void

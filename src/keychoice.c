@@ -7,14 +7,18 @@
  */
 #include "postgres.h"
 
+#include "mapping.h"
 #include "resolve.h"
 #include "tables.h"
 
 #include "access/htup_details.h"
+#include "access/table.h"
 #include "catalog/pg_class.h"
 #include "catalog/pg_index.h"
+#include "catalog/pg_inherits.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
+#include "utils/partcache.h"
 #include "utils/relcache.h"
 #include "utils/syscache.h"
 
@@ -321,7 +325,7 @@ candidates(const DwResolved *mapping, List *names, List *old_keys)
 	List	   *columns = columns_given(rel, names);
 	UniqueKey  *key;
 
-	if (rel->rd_rel->relkind != RELKIND_FOREIGN_TABLE)
+	if (!dw_is_foreign(RelationGetRelid(rel)))
 	{
 		List	   *new_keys = unique_keys(rel);
 
@@ -335,6 +339,46 @@ candidates(const DwResolved *mapping, List *names, List *old_keys)
 	return list_make1(key);
 }
 
+static bool
+is_key_column(const DwResolved *mapping, const char *name)
+{
+	ListCell   *lc;
+
+	foreach(lc, mapping->key)
+		if (strcmp(lfirst(lc), name) == 0)
+			return true;
+	return false;
+}
+
+/*
+ * Rows of foreign partitions never move to another partition: an UPDATE would change them where they are.  So what says
+ * where a row belongs has to be part of its key.
+ */
+static void
+check_foreign_partitioning(const DwResolved *mapping)
+{
+	Relation	new_rel = mapping->new_rel;
+	ListCell   *lc;
+
+	if (new_rel->rd_rel->relkind != RELKIND_PARTITIONED_TABLE || !dw_is_foreign(RelationGetRelid(new_rel)))
+		return;
+	foreach(lc, find_all_inheritors(RelationGetRelid(new_rel), AccessShareLock, NULL))
+	{
+		Relation	rel = table_open(lfirst_oid(lc), NoLock);
+		PartitionKey key = RelationGetPartitionKey(rel);
+
+		for (int i = 0; key != NULL && i < key->partnatts; i++)
+			if (key->partattrs[i] == 0 ||
+				!is_key_column(mapping, get_attname(RelationGetRelid(rel), key->partattrs[i], false)))
+				ereport(ERROR,
+						(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+						 errmsg("%s has foreign partitions and is not partitioned by columns of the key alone",
+								dw_table_name(RelationGetRelid(rel))),
+						 errhint("Partition it by columns that are in key_columns, or use one mapping with a filter for each foreign table.")));
+		table_close(rel, NoLock);
+	}
+}
+
 void
 dw_resolve_key(DwResolved *mapping, List *names)
 {
@@ -346,10 +390,13 @@ dw_resolve_key(DwResolved *mapping, List *names)
 	initStringInfo(&reasons);
 	foreach(lc, new_keys)
 		if (try_key(mapping, lfirst(lc), old_keys, &reasons))
+		{
+			check_foreign_partitioning(mapping);
 			return;
+		}
 	if (old_keys == NIL)
 		appendStringInfo(&reasons, "Table %s has no unique index.", dw_table_name(RelationGetRelid(mapping->old_rel)));
-	else if (new_keys == NIL && mapping->new_rel->rd_rel->relkind == RELKIND_FOREIGN_TABLE)
+	else if (new_keys == NIL && dw_is_foreign(RelationGetRelid(mapping->new_rel)))
 		appendStringInfo(&reasons, "Table %s is foreign, and its columns are not plainly those of an old key.",
 						 dw_table_name(RelationGetRelid(mapping->new_rel)));
 	else if (new_keys == NIL)

@@ -538,3 +538,16 @@ dw_heaps_of(Oid relid, LOCKMODE lock)
 		return list_make1_oid(relid);
 	return find_all_inheritors(relid, lock, NULL);
 }
+
+bool
+dw_is_foreign(Oid relid)
+{
+	ListCell   *lc;
+
+	if (get_rel_relkind(relid) != RELKIND_PARTITIONED_TABLE)
+		return get_rel_relkind(relid) == RELKIND_FOREIGN_TABLE;
+	foreach(lc, find_all_inheritors(relid, NoLock, NULL))
+		if (get_rel_relkind(lfirst_oid(lc)) == RELKIND_FOREIGN_TABLE)
+			return true;
+	return false;
+}

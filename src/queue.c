@@ -14,6 +14,8 @@
 
 #include "catalog/pg_type.h"
 #include "executor/spi.h"
+#include "miscadmin.h"
+#include "storage/lock.h"
 #include "utils/builtins.h"
 #include "utils/jsonb.h"
 #include "utils/snapmgr.h"
@@ -64,6 +66,34 @@ dw_follow_later(List *followers, DwFlow *flow, const DwKey *key)
 		if (next->direction == DW_REVERSE || dw_key_of_old(next->compiled, &target_key, &next_key))
 			dw_queue_append(next, &next_key, 0, NULL);
 	}
+}
+
+/* Advisory locks of users have 1 or 2 here; the drift's lock is another one. */
+#define DW_DELIVERY_LOCK_CLASS 0x6478
+
+static bool
+lock_delivery(int32 mapping_id, LOCKMODE mode, bool wait)
+{
+	DwMapping  *mapping = dw_mapping_by_id(mapping_id);
+	LOCKTAG		tag;
+
+	if (mapping == NULL || !mapping->queued || !dw_is_foreign(mapping->new_table))
+		return true;
+	SET_LOCKTAG_ADVISORY(tag, MyDatabaseId, (uint32) mapping_id, 0, DW_DELIVERY_LOCK_CLASS);
+	return LockAcquire(&tag, mode, false, !wait) != LOCKACQUIRE_NOT_AVAIL;
+}
+
+/* Several may compare, or several deliver: modes that get along with themselves, but not with each other. */
+void
+dw_queue_hold(int32 mapping_id)
+{
+	(void) lock_delivery(mapping_id, ShareLock, true);
+}
+
+bool
+dw_queue_enter(int32 mapping_id)
+{
+	return lock_delivery(mapping_id, RowExclusiveLock, false);
 }
 
 void

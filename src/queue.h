@@ -14,6 +14,15 @@ extern void dw_queue_append(DwFlow *flow, const DwKey *key, int sqlstate, const 
 /* The same with the key in its stored form. */
 extern void dw_queue_append_json(int32 mapping_id, DwDirection direction, Jsonb *key, int sqlstate, const char *message);
 
+/*
+ * To another server keys come with transactions of its own, which no snapshot here shows.  While nothing is delivered, whatever is not
+ * queued has arrived, and what is compared then is compared with what is there.  Both until the end of the transaction, and before
+ * it has read anything there; nothing is done for mappings that are not delivered to another server.
+ * hold: for comparing; waits until deliveries have ended.  enter: for delivering; false: somebody compares.
+ */
+extern void dw_queue_hold(int32 mapping_id);
+extern bool dw_queue_enter(int32 mapping_id);
+
 /* Entries waiting, and dead letters, of a migration. */
 extern void dw_queue_counts(int32 migration_id, int64 *waiting, int64 *dead);
 /* Is this key queued, as the snapshot sees it (in either direction)?  A dead letter is not: nobody is going to deliver it. */

@@ -9,6 +9,7 @@
 
 #include "access/htup_details.h"
 #include "access/relation.h"
+#include "access/table.h"
 #include "access/transam.h"
 #include "catalog/catalog.h"
 #include "catalog/dependency.h"
@@ -96,8 +97,41 @@ check_persistence(Relation rel)
 						 dw_table_name(RelationGetRelid(rel)))));
 }
 
+/* Its rows are on another server. */
 static void
-check_heap(Oid relid, const char *table)
+check_foreign(Relation rel, bool is_old)
+{
+	FdwRoutine *routine;
+
+	if (is_old)
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("%s is a foreign table", dw_table_name(RelationGetRelid(rel))),
+				 errhint("Define the migration in the database that holds the old table; only the new table may be foreign.")));
+	routine = GetFdwRoutineForRelation(rel, false);
+	if (routine->ExecForeignInsert == NULL || routine->ExecForeignUpdate == NULL || routine->ExecForeignDelete == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("foreign table %s cannot be written", dw_table_name(RelationGetRelid(rel))),
+				 errhint("Use a foreign-data wrapper that supports INSERT, UPDATE and DELETE.")));
+}
+
+static void
+check_foreign_partition(Oid relid, const char *table, bool is_old)
+{
+	Relation	rel = table_open(relid, NoLock);
+
+	if (is_old)
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("%s has a foreign table as partition: %s", table, dw_table_name(relid)),
+				 errhint("Define the migration in the database that holds the rows; only the new table may have foreign partitions.")));
+	check_foreign(rel, is_old);
+	table_close(rel, NoLock);
+}
+
+static void
+check_heap(Oid relid, const char *table, bool is_old)
 {
 	HeapTuple	tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(relid));
 	Form_pg_class form;
@@ -106,10 +140,7 @@ check_heap(Oid relid, const char *table)
 		elog(ERROR, "cache lookup failed for relation %u", relid);
 	form = (Form_pg_class) GETSTRUCT(tuple);
 	if (form->relkind == RELKIND_FOREIGN_TABLE)
-		ereport(ERROR,
-				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-				 errmsg("%s has a foreign table as partition: %s", table, dw_table_name(relid)),
-				 errhint("Map the foreign table by a mapping of its own, outside the partitioned table.")));
+		check_foreign_partition(relid, table, is_old);
 	if (form->relkind == RELKIND_RELATION && form->relam != HEAP_TABLE_AM_OID)
 		ereport(ERROR,
 				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
@@ -125,7 +156,7 @@ check_heap(Oid relid, const char *table)
 
 /* Partitioned tables take part as a whole; inheritance of the older kind does not. */
 static void
-check_inheritance(Relation rel)
+check_inheritance(Relation rel, bool is_old)
 {
 	Oid			relid = RelationGetRelid(rel);
 	char	   *name = dw_table_name(relid);
@@ -150,25 +181,7 @@ check_inheritance(Relation rel)
 	if (rel->rd_rel->relkind == RELKIND_FOREIGN_TABLE)
 		return;
 	foreach(lc, find_all_inheritors(relid, AccessShareLock, NULL))
-		check_heap(lfirst_oid(lc), name);
-}
-
-static void
-check_foreign(Relation rel, bool is_old)
-{
-	FdwRoutine *routine;
-
-	if (is_old)
-		ereport(ERROR,
-				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-				 errmsg("%s is a foreign table", dw_table_name(RelationGetRelid(rel))),
-				 errhint("Define the migration in the database that holds the old table; only the new table may be foreign.")));
-	routine = GetFdwRoutineForRelation(rel, false);
-	if (routine->ExecForeignInsert == NULL || routine->ExecForeignUpdate == NULL || routine->ExecForeignDelete == NULL)
-		ereport(ERROR,
-				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-				 errmsg("foreign table %s cannot be written", dw_table_name(RelationGetRelid(rel))),
-				 errhint("Use a foreign-data wrapper that supports INSERT, UPDATE and DELETE.")));
+		check_heap(lfirst_oid(lc), name, is_old);
 }
 
 Relation
@@ -188,7 +201,7 @@ dw_table_open_for_definition(Oid relid, bool is_old)
 				 errmsg("must be owner of table %s", dw_table_name(relid)),
 				 errhint("Become a member of the role that owns it, or a superuser.")));
 	check_persistence(rel);
-	check_inheritance(rel);
+	check_inheritance(rel, is_old);
 	if (rel->rd_rel->relkind == RELKIND_FOREIGN_TABLE)
 		check_foreign(rel, is_old);
 	return rel;

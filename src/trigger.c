@@ -244,11 +244,12 @@ dw_trigger_mirror(PG_FUNCTION_ARGS)
 	DwTable    *table;
 	DwRowEvent	event;
 
-	/* the other side of a write that is already being mirrored, or a dump being restored by pg_upgrade */
-	if (dw_statement_writing() == RelationGetRelid(data->tg_relation) || IsBinaryUpgrade)
+	/* a dump being restored by pg_upgrade */
+	if (IsBinaryUpgrade)
 		return PointerGetDatum(NULL);
 	table = dw_table_get(data->tg_relation);
-	if (table->as_old == NIL && table->as_new == NIL)
+	/* nothing to do, or the other side of a write that is already being mirrored */
+	if ((table->as_old == NIL && table->as_new == NIL) || dw_statement_writing() == table->root)
 		return PointerGetDatum(NULL);
 	describe_event(data, table, &event);
 	mirror_as_old(table, &event);

@@ -532,7 +532,7 @@ dw_walk_begin(const DwKeyShape *shape, TupleDesc desc, Oid owner, Snapshot snaps
 	walk->owner = owner;
 	walk->snapshot = snapshot;
 	walk->context = context;
-	if (get_rel_relkind(shape->relid) == RELKIND_FOREIGN_TABLE)
+	if (dw_is_foreign(shape->relid))
 		begin_foreign(walk, last_key);
 	else
 	{

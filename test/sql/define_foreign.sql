@@ -16,6 +16,11 @@ CREATE FOREIGN TABLE file_items (id bigint, name text) SERVER define_foreign_fil
 CREATE TABLE parts (id int) PARTITION BY RANGE (id);
 CREATE FOREIGN TABLE parts_far PARTITION OF parts FOR VALUES FROM (0) TO (10) SERVER define_foreign_far;
 
+CREATE TABLE parts_by_name (id int, name text) PARTITION BY LIST (name);
+CREATE FOREIGN TABLE parts_by_name_far PARTITION OF parts_by_name DEFAULT SERVER define_foreign_far;
+CREATE TABLE parts_by_hash (id int, name text) PARTITION BY RANGE ((id % 10));
+CREATE FOREIGN TABLE parts_by_hash_far PARTITION OF parts_by_hash DEFAULT SERVER define_foreign_far;
+
 CREATE FUNCTION try(statement text) RETURNS SETOF text LANGUAGE plpgsql AS $$
 DECLARE
 	state text; message text; detail text; hint text;
@@ -35,7 +40,11 @@ END $$;
 -- Only the new side may be foreign, and it must be writable.
 SELECT try($$SELECT dualwrite.create_migration('bad', 'far_items', 'items')$$);
 SELECT try($$SELECT dualwrite.create_migration('bad', 'items', 'file_items')$$);
-SELECT try($$SELECT dualwrite.create_migration('bad', 'items', 'parts')$$);
+SELECT try($$SELECT dualwrite.create_migration('bad', 'parts', 'items')$$);
+-- Partitions may be, where the key says which one a row belongs to.
+SELECT try($$SELECT dualwrite.create_migration('good', 'items', 'parts')$$);
+SELECT try($$SELECT dualwrite.create_migration('bad', 'items', 'parts_by_name')$$);
+SELECT try($$SELECT dualwrite.create_migration('bad', 'items', 'parts_by_hash')$$);
 
 -- The key is that of the old table where it is plainly mapped, or as declared.
 SELECT dualwrite.create_migration('far', 'items', 'far_items', delivery => 'queued');
