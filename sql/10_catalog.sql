@@ -22,6 +22,7 @@ CREATE TABLE _dualwrite.migration (
 	names_swapped boolean NOT NULL DEFAULT false,
 	cutover_xid xid8,					-- first xid that the cutover's transaction could not see
 	old_dropped boolean NOT NULL DEFAULT false,
+	created_by text NOT NULL,			-- role: whose the migration is while it has no table
 	origin text NOT NULL				-- system identifier and database: differs after a restore elsewhere
 );
 

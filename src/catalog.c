@@ -72,7 +72,7 @@ dw_origin(void)
 
 #define MIGRATION_COLUMNS \
 	"id, name, phase, phase_since, epoch, paused, filled, repair_suspended, names_swapped, old_dropped, " \
-	"read_percent::float8, origin"
+	"read_percent::float8, origin, created_by"
 
 static DwMigration *
 migration_from_row(DwSql *sql)
@@ -93,6 +93,7 @@ migration_from_row(DwSql *sql)
 	migration->old_dropped = DatumGetBool(dw_sql_value(0, 10, &isnull));
 	migration->read_percent = DatumGetFloat8(dw_sql_value(0, 11, &isnull));
 	origin = dw_sql_cstring(sql, 0, 12);
+	migration->created_by = dw_sql_cstring(sql, 0, 13);
 	migration->restored = strcmp(origin, dw_origin()) != 0;
 	return migration;
 }
@@ -142,21 +143,39 @@ dw_migration_by_id(int32 id, bool lock)
 	return migration;
 }
 
-static void
+/* false: the table has been dropped, and nobody owns it. */
+static bool
 check_table_owner(const DwMigration *migration, Oid relid, const char *name)
 {
-	/* a dropped table has no owner: what is left of it is the extension's */
-	if (get_rel_name(relid) == NULL || dw_owns_relation(relid, GetUserId()))
-		return;
+	if (get_rel_name(relid) == NULL)
+		return false;
+	if (dw_owns_relation(relid, GetUserId()))
+		return true;
 	ereport(ERROR,
 			(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
 			 errmsg("must be owner of table %s to drive migration \"%s\"", name, migration->name),
 			 errhint("Become a member of the role that owns the tables, or a superuser.")));
 }
 
+/* A role that was renamed or dropped leaves it to superusers. */
+static void
+check_creator(const DwMigration *migration)
+{
+	Oid			creator = get_role_oid(migration->created_by, true);
+
+	if (OidIsValid(creator) && has_privs_of_role(GetUserId(), creator))
+		return;
+	ereport(ERROR,
+			(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+			 errmsg("must be a member of role \"%s\" to drive migration \"%s\", which has no table", migration->created_by,
+					migration->name),
+			 errhint("That role created the migration; without it, a superuser has to do it.")));
+}
+
 void
 dw_migration_check_owner(const DwMigration *migration)
 {
+	bool		has_table = false;
 	ListCell   *lc;
 	ListCell   *d;
 
@@ -166,11 +185,13 @@ dw_migration_check_owner(const DwMigration *migration)
 	{
 		DwMapping  *mapping = lfirst(lc);
 
-		check_table_owner(migration, mapping->old_table, mapping->old_name);
-		check_table_owner(migration, mapping->new_table, mapping->new_name);
+		has_table |= check_table_owner(migration, mapping->old_table, mapping->old_name);
+		has_table |= check_table_owner(migration, mapping->new_table, mapping->new_name);
 		foreach(d, mapping->dependencies)
-			check_table_owner(migration, ((DwDependency *) lfirst(d))->lookup, ((DwDependency *) lfirst(d))->lookup_name);
+			(void) check_table_owner(migration, ((DwDependency *) lfirst(d))->lookup, ((DwDependency *) lfirst(d))->lookup_name);
 	}
+	if (!has_table)
+		check_creator(migration);
 }
 
 /* name[] of the current row as list of char * in the caller's memory. */

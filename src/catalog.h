@@ -21,6 +21,7 @@ typedef struct DwMigration
 	bool		names_swapped;
 	bool		old_dropped;
 	double		read_percent;
+	char	   *created_by;		/* role, which may be gone */
 	bool		restored;		/* origin differs: came from a dump, its data does not count as copied */
 } DwMigration;
 
@@ -66,7 +67,10 @@ typedef struct DwMapping
 extern DwMigration *dw_migration_get(const char *name, bool lock);
 /* By id; NULL when it is gone. */
 extern DwMigration *dw_migration_by_id(int32 id, bool lock);
-/* ERROR 42501 unless the caller owns all tables of the migration (or is superuser). */
+/*
+ * ERROR 42501 unless the caller owns all tables of the migration (or is superuser).  One that has no table, or none any more,
+ * belongs to the role that created it.
+ */
 extern void dw_migration_check_owner(const DwMigration *migration);
 /* Mappings of a migration by ordinal; of DwMapping. */
 extern List *dw_mappings_of(int32 migration_id);

@@ -23,6 +23,7 @@
 #include "access/table.h"
 #include "catalog/namespace.h"
 #include "catalog/pg_type.h"
+#include "miscadmin.h"
 #include "storage/lmgr.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
@@ -489,12 +490,13 @@ add_mapping(const DwMigration *migration, const DwDefinition *definition)
 void
 dw_declare_migration(const char *name, const DwDefinition *first)
 {
+	char	   *creator = GetUserNameFromId(GetUserId(), false);
 	DwSql		sql;
 	uint64		made;
 
 	dw_sql_begin(&sql);
-	made = dw_sql("INSERT INTO _dualwrite.migration (name, origin) VALUES ($1, $2) ON CONFLICT (name) DO NOTHING",
-				  2, (DwArg[]) {DW_TEXT(name), DW_TEXT(dw_origin())});
+	made = dw_sql("INSERT INTO _dualwrite.migration (name, origin, created_by) VALUES ($1, $2, $3) ON CONFLICT (name) DO NOTHING",
+				  3, (DwArg[]) {DW_TEXT(name), DW_TEXT(dw_origin()), DW_TEXT(creator)});
 	dw_sql_end(&sql);
 	if (made == 0)
 		ereport(ERROR,

@@ -155,6 +155,32 @@ DROP DOMAIN noted;
 DROP FUNCTION note_role;
 DROP TABLE ran_as;
 
+-- a migration without a table, or without one any more, belongs to whoever created it
+GRANT EXECUTE ON ALL ROUTINES IN SCHEMA dualwrite TO dw_nobody;
+GRANT USAGE, CREATE ON SCHEMA public TO dw_nobody;
+SET ROLE dw_owner;
+SELECT lives_ok($$SELECT dualwrite.create_migration('bare')$$, 'a migration without a mapping');
+CREATE TABLE gone (id int PRIMARY KEY);
+CREATE TABLE gone_new (id int PRIMARY KEY);
+SELECT lives_ok($$SELECT dualwrite.create_migration('gone', 'gone', 'gone_new')$$, 'and one whose tables are dropped');
+DROP TABLE gone, gone_new;
+RESET ROLE;
+SET ROLE dw_nobody;
+CREATE TABLE mine (id int PRIMARY KEY);
+CREATE TABLE mine_new (id int PRIMARY KEY);
+SELECT throws_ok($$SELECT dualwrite.add_mapping('bare', 'mine', 'mine_new')$$, '42501', NULL, 'nobody else may add a mapping');
+SELECT throws_ok($$SELECT dualwrite.configure('bare', 'gate_soak', '0')$$, '42501', NULL, 'or configure it');
+SELECT throws_ok($$SELECT dualwrite.drop_migration('bare')$$, '42501', NULL, 'or drop it');
+SELECT throws_ok($$SELECT dualwrite.drop_migration('gone')$$, '42501', NULL, 'nor the other one');
+SELECT throws_ok($$SELECT dualwrite.pause('gone')$$, '42501', NULL, 'or pause it');
+DROP TABLE mine, mine_new;
+RESET ROLE;
+SET ROLE dw_owner;
+SELECT lives_ok($$SELECT dualwrite.drop_migration('bare')$$, 'its creator may');
+RESET ROLE;
+SELECT lives_ok($$SELECT dualwrite.drop_migration('gone')$$, 'and a superuser always');
+REVOKE ALL ON SCHEMA public FROM dw_nobody;
+
 DELETE FROM _dualwrite.queue;
 SELECT dualwrite.rollback('accounts', 'defined') AS phase \gset
 SELECT lives_ok($$SELECT dualwrite.drop_migration('accounts')$$, 'dropped');
