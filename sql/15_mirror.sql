@@ -21,3 +21,7 @@ COMMENT ON FUNCTION _dualwrite.mirror_lookup() IS 'row trigger of a table that a
 CREATE FUNCTION _dualwrite.mirror_lookup_truncate() RETURNS trigger
 	LANGUAGE c AS 'MODULE_PATHNAME', 'dw_trigger_lookup_truncate';
 COMMENT ON FUNCTION _dualwrite.mirror_lookup_truncate() IS 'statement trigger of such a table: has the rows that depend on it brought up to date in the background';
+
+CREATE FUNCTION _dualwrite.mirror_columns() RETURNS trigger
+	LANGUAGE c AS 'MODULE_PATHNAME', 'dw_trigger_columns';
+COMMENT ON FUNCTION _dualwrite.mirror_columns() IS 'row trigger: in place, lets the columns of one side follow those of the other, or refuses the write';

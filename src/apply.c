@@ -116,6 +116,18 @@ dw_target_move(DwTarget *target, const DwKey *from, TupleTableSlot *row)
 	return applied;
 }
 
+DwApplied
+dw_target_rewrite(DwTarget *target, TupleTableSlot *version, TupleTableSlot *row)
+{
+	RowScope	scope;
+	DwApplied	applied;
+
+	begin_row(target, &scope);
+	applied = dw_direct_rewrite(target, version, row);
+	end_row(target, &scope);
+	return applied;
+}
+
 /* Valid until the next call for this target. */
 TupleTableSlot *
 dw_target_fetch(DwTarget *target, const DwKey *target_key, Snapshot snapshot)

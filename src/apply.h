@@ -65,6 +65,11 @@ extern DwApplied dw_target_remove(DwTarget *target, const DwKey *target_key);
  * not there; nothing was written, and both keys want converging.
  */
 extern DwApplied dw_target_move(DwTarget *target, const DwKey *from, TupleTableSlot *row);
+/*
+ * In place, where the target is the source's own row: write what was made of this version (in the layout of its leaf, with its
+ * TID) into the row.  Waits for nobody: BUSY when it is not the newest version any more, or another transaction is at it.
+ */
+extern DwApplied dw_target_rewrite(DwTarget *target, TupleTableSlot *version, TupleTableSlot *row);
 /* Table that a statement of apply_spi.c is writing at this moment: its own triggers must not mirror that back. */
 extern Oid	dw_statement_writing(void);
 /*

@@ -118,9 +118,9 @@ dw_target_fires_lookups(void)
 	return FullTransactionIdIsValid(current) && FullTransactionIdEquals(current, lookups_fired_in);
 }
 
-/* Does a mirrored write fire this trigger? */
+/* Does a mirrored write fire this trigger?  In place no write of ours is news to anybody but constraints. */
 static bool
-fires(const Trigger *trigger)
+fires(const Trigger *trigger, bool in_place)
 {
 	if (strcmp(trigger->tgname, LOOKUP_TRIGGER) == 0)
 	{
@@ -131,6 +131,8 @@ fires(const Trigger *trigger)
 		return false;
 	if (trigger->tgisinternal)
 		return trigger->tgenabled != TRIGGER_DISABLED;
+	if (in_place)
+		return false;
 	return trigger->tgenabled == TRIGGER_FIRES_ON_REPLICA || trigger->tgenabled == TRIGGER_FIRES_ALWAYS;
 }
 
@@ -163,7 +165,7 @@ checks_at_once(const DwFlow *flow)
  * deferrable checks are made now, for these writes only (SET CONSTRAINTS goes by name, and would reach the application's).
  */
 static void
-filter_triggers(ResultRelInfo *rri, bool at_once)
+filter_triggers(ResultRelInfo *rri, bool at_once, bool in_place)
 {
 	TriggerDesc *triggers = rri->ri_TrigDesc;
 	bool		any = false;
@@ -181,7 +183,7 @@ filter_triggers(ResultRelInfo *rri, bool at_once)
 		bool		before = TRIGGER_FOR_BEFORE(trigger->tgtype);
 		bool		after = TRIGGER_FOR_AFTER(trigger->tgtype);
 
-		if (!fires(trigger))
+		if (!fires(trigger, in_place))
 		{
 			trigger->tgenabled = TRIGGER_DISABLED;
 			continue;
@@ -226,7 +228,7 @@ dw_leaf_open_for_write(DwTarget *target, DwLeaf *leaf)
 		return;
 	old = MemoryContextSwitchTo(target->lookup->context);
 	ExecOpenIndices(leaf->rri, true);
-	filter_triggers(leaf->rri, checks_at_once(target->flow));
+	filter_triggers(leaf->rri, checks_at_once(target->flow), DW_FLOW_IN_PLACE(target->flow));
 	prepare_triggers(leaf->rri);
 	leaf->actions = only_actions(leaf->rel);
 	leaf->writable = true;
@@ -648,6 +650,40 @@ update_found(DwTarget *target, DwLeaf *leaf, TupleTableSlot *row, const Bitmapse
 	return applied;
 }
 
+/* Columns that an update writes: in place also those which are filled once and have nothing yet. */
+static const Bitmapset *
+updated_columns(DwTarget *target, DwLeaf *leaf)
+{
+	DwFlow	   *flow = target->flow;
+	Bitmapset  *columns;
+	int			attno = -1;
+
+	if (!DW_FLOW_IN_PLACE(flow) || bms_equal(flow->mapped, flow->inserted))
+		return flow->mapped;
+	columns = bms_copy(flow->mapped);
+	while (flow->direction == DW_FORWARD && (attno = bms_next_member(flow->inserted, attno)) >= 0)
+		if (slot_attisnull(leaf->slot, leaf->to_root ? leaf->to_root->attnums[attno - 1] : attno))
+			columns = bms_add_member(columns, attno);
+	return columns;
+}
+
+/*
+ * Where source and target are one row: write what was made of this version of it (a copy, in the layout of its leaf) into the row, if it
+ * is still this version and nobody is at it.
+ */
+DwApplied
+dw_direct_rewrite(DwTarget *target, TupleTableSlot *version, TupleTableSlot *row)
+{
+	DwLeaf	   *leaf = dw_lookup_leaf(target->lookup, version->tts_tableOid);
+	bool		again;
+	DwApplied	applied;
+
+	ExecCopySlot(leaf->slot, version);
+	leaf->slot->tts_tid = version->tts_tid;
+	applied = update_found(target, leaf, row, updated_columns(target, leaf), &again);
+	return again ? DW_APPLIED_BUSY : applied;
+}
+
 static DwApplied
 direct_put(DwTarget *target, TupleTableSlot *row)
 {
@@ -664,12 +700,12 @@ direct_put(DwTarget *target, TupleTableSlot *row)
 		if (find == DW_FIND_FOUND)
 		{
 			bool		again;
-			DwApplied	applied = update_found(target, leaf, row, target->flow->mapped, &again);
+			DwApplied	applied = update_found(target, leaf, row, updated_columns(target, leaf), &again);
 
 			if (!again)
 				return applied;
 		}
-		else if (!target->flow->owns_target)
+		else if (!target->flow->owns_target || DW_FLOW_IN_PLACE(target->flow))
 			return DW_APPLIED_NOTHING;
 		else if (insert_row(target, row))
 			return DW_APPLIED_INSERT;

@@ -17,5 +17,7 @@ extern void dw_fill_defaults(DwTarget *target, TupleTableSlot *row);
  * constraints.  ERROR 09000 when a trigger suppresses it.
  */
 extern void dw_leaf_check_row(DwTarget *target, DwLeaf *leaf, TupleTableSlot *row);
+/* See dw_target_rewrite. */
+extern DwApplied dw_direct_rewrite(DwTarget *target, TupleTableSlot *version, TupleTableSlot *row);
 
 #endif							/* DW_APPLY_HEAP_H */

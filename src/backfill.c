@@ -525,7 +525,7 @@ copy_in_bulk(DwBatch *batch)
 }
 
 /*
- * Where the mapping does not own the row, or the target cannot be probed (foreign tables), or is the source itself:
+ * Where the mapping does not own the row, or the target cannot be probed (foreign tables):
  * the row's own lock instead of insert-if-absent, and never two waits at once, because there is none.
  */
 static void
@@ -565,6 +565,41 @@ copy_by_key(DwBatch *batch)
 	dw_converge_close(converge);
 }
 
+/*
+ * Where both sides are one row: only rows that lack something are written, each in its place, if it is still the version that was
+ * read.  A newer one has been completed by its writer.
+ */
+static void
+copy_in_place(DwBatch *batch)
+{
+	DwTarget   *target = dw_target_open(batch->flow, false);
+
+	target->quiet_unchanged = true;
+	for (int i = batch->first; i < batch->first + batch->count; i++)
+	{
+		MemoryContext old;
+
+		CHECK_FOR_INTERRUPTS();
+		MemoryContextReset(target->row_context);
+		old = MemoryContextSwitchTo(target->row_context);
+		batch->part.done++;
+		(void) dw_project(batch->flow, source_row(batch, i), target->row, NULL);
+		switch (dw_target_rewrite(target, batch->rows[i], target->row))
+		{
+			case DW_APPLIED_BUSY:
+				queue_projected(batch, target->row);
+				break;
+			case DW_APPLIED_NOTHING:
+				break;
+			default:
+				batch->part.copied++;
+				break;
+		}
+		MemoryContextSwitchTo(old);
+	}
+	dw_target_close(target);
+}
+
 /* Work of dw_attempt. */
 static void
 copy_part(void *arg)
@@ -573,7 +608,9 @@ copy_part(void *arg)
 
 	memset(&batch->part, 0, sizeof(batch->part));
 	dw_write_begin();
-	if (batch->by_key)
+	if (DW_FLOW_IN_PLACE(batch->flow))
+		copy_in_place(batch);
+	else if (batch->by_key)
 		copy_by_key(batch);
 	else
 		copy_in_bulk(batch);
@@ -665,7 +702,7 @@ open_batch(DwBatch *batch, DwHeap *place, DwCompiled *compiled, Relation heap)
 	for (int i = 0; i < DW_CHUNK_ROWS; i++)
 		batch->rows[i] = table_slot_create(heap, NULL);
 	batch->followers = dw_followers_of(flow);
-	batch->by_key = !flow->owns_target || compiled->new_is_foreign || flow->source == flow->target;
+	batch->by_key = !flow->owns_target || compiled->new_is_foreign;
 	batch->insist = pace.locked >= DW_LOCK_RETRIES;
 	batch->chunk_context = AllocSetContextCreate(CurrentMemoryContext, "dualwrite chunk", ALLOCSET_DEFAULT_SIZES);
 }
@@ -859,9 +896,9 @@ belongs_to(Relation heap, Oid old_table)
  * copied is out of date at once.
  */
 static bool
-is_mirrored(Relation heap)
+is_mirrored(Relation heap, bool in_place)
 {
-	const int16 wanted = TRIGGER_TYPE_INSERT | TRIGGER_TYPE_UPDATE | TRIGGER_TYPE_DELETE;
+	const int16 wanted = TRIGGER_TYPE_INSERT | TRIGGER_TYPE_UPDATE | (in_place ? 0 : TRIGGER_TYPE_DELETE);
 	TriggerDesc *triggers = heap->trigdesc;
 	int16		found = 0;
 
@@ -912,7 +949,7 @@ step_in_heap(const DwMigration *migration, const DwMapping *mapping, DwHeap *pla
 		abandon_heap(place);
 	else if (heap->rd_rel->relfilenode != place->relfilenode)
 		restart_heap(place, heap);
-	else if (!is_mirrored(heap))
+	else if (!is_mirrored(heap, DW_IN_PLACE(mapping)))
 		result = wait_because(place, "triggers missing or disabled", DW_THROTTLED_MS, delay_ms);
 	else
 	{

@@ -19,6 +19,7 @@
 #include "attempt.h"
 #include "expression.h"
 #include "owner.h"
+#include "pairing.h"
 #include "queue.h"
 #include "walk.h"
 
@@ -450,7 +451,11 @@ not_from_reverse(DwCompare *compare, Bitmapset *columns, TupleTableSlot *old_row
 	DwAttempt	back = {.side = self, .direction = DW_REVERSE, .row = new_row, .out = self->reversed};
 	DwAttempt	there = {.side = self, .direction = DW_FORWARD, .row = self->reversed, .out = self->returned};
 
-	if (!run_attempt(compare, attempt_project, &back) || dw_rows_differ(reverse, self->reversed, old_row) != NULL)
+	if (!run_attempt(compare, attempt_project, &back))
+		return columns;
+	if (compare->in_place)
+		return dw_pairing_unaccounted(self->compiled, columns, dw_rows_differ(reverse, self->reversed, old_row));
+	if (dw_rows_differ(reverse, self->reversed, old_row) != NULL)
 		return columns;
 	if (DW_TRUTH_DIRECTION(self->compiled->phase) == DW_REVERSE)
 		return NULL;
@@ -721,7 +726,7 @@ compare_old_row(DwCompare *compare, DwSlice *slice, TupleTableSlot *row)
 	if (!project(compare, compare->self, row, &key))
 		return compare_unprojected(compare, slice, row);
 	slice->rows_compared++;
-	return compare_pair(compare, &key, row, find_new(compare, &key));
+	return compare_pair(compare, &key, row, compare->in_place ? row : find_new(compare, &key));
 }
 
 static DwDifference *

@@ -179,9 +179,30 @@ compile_key(DwKeyShape *shape, const DwMapping *mapping, Relation rel, List *nam
 		altered(mapping, "unique index over the key of", RelationGetRelationName(rel));
 }
 
-/* Parsed and planned, over rows of rel, for column attno of target. */
+/*
+ * In place an expression runs before the row's stored generated columns are computed, so it gets what they are computed
+ * from instead.
+ */
 static Node *
-plan_expression(const char *text, Relation rel, Form_pg_attribute target, DwExpression **parsed)
+expand_generated(Node *node, Relation rel)
+{
+	if (node == NULL)
+		return NULL;
+	if (IsA(node, Var))
+	{
+		Var		   *var = (Var *) node;
+
+		if (var->varlevelsup == 0 && var->varattno > 0 &&
+			TupleDescAttr(RelationGetDescr(rel), var->varattno - 1)->attgenerated == ATTRIBUTE_GENERATED_STORED)
+			return build_column_default(rel, var->varattno);
+		return (Node *) copyObject(var);
+	}
+	return expression_tree_mutator(node, expand_generated, rel);
+}
+
+/* Parsed and planned, over rows of rel, for a column of the target. */
+static Node *
+plan_expression(const DwMapping *mapping, const char *text, Relation rel, Form_pg_attribute target, DwExpression **parsed)
 {
 	DwExpression *expression = dw_expression_parse(text, rel, NULL, target->atttypid, target->atttypmod,
 												   target->attcollation, NameStr(target->attname));
@@ -189,6 +210,8 @@ plan_expression(const char *text, Relation rel, Form_pg_attribute target, DwExpr
 	*parsed = expression;
 	if (expression->has_sublink)
 		return NULL;
+	if (DW_IN_PLACE(mapping))
+		expression->node = expand_generated(expression->node, rel);
 	return (Node *) expression_planner((Expr *) dw_expand_virtual_columns(expression->node, rel));
 }
 
@@ -268,7 +291,7 @@ compile_columns(DwFlow *flow, const DwMapping *mapping, Relation source, Relatio
 		AttrNumber	attno = column_number(mapping, target, column->name);
 		Form_pg_attribute att = TupleDescAttr(flow->target_desc, attno - 1);
 		DwExpression *parsed;
-		Node	   *node = plan_expression(column->expression, source, att, &parsed);
+		Node	   *node = plan_expression(mapping, column->expression, source, att, &parsed);
 
 		flow->inserted = bms_add_member(flow->inserted, attno);
 		if (!column->insert_only)
@@ -338,7 +361,7 @@ compile_scope(DwFlow *reverse, const DwMapping *mapping, Relation old_table, Rel
 			continue;
 		scope->column = column_number(mapping, new_table, column->name);
 		att = TupleDescAttr(RelationGetDescr(new_table), scope->column - 1);
-		node = plan_expression(column->expression, old_table, att, &parsed);
+		node = plan_expression(mapping, column->expression, old_table, att, &parsed);
 		state = ExecInitExpr((Expr *) node, NULL);
 		scope->value = ExecEvalExprSwitchContext(state, projection_context(reverse), &scope->isnull);
 		if (!scope->isnull)
@@ -437,7 +460,7 @@ compile_key_map(DwCompiled *compiled, DwDirection direction, Relation source, Re
 		Node	   *node = NULL;
 
 		if (column != NULL)
-			node = plan_expression(column->expression, source,
+			node = plan_expression(mapping, column->expression, source,
 								   TupleDescAttr(RelationGetDescr(target), attno - 1), &parsed);
 		if (node == NULL)
 			altered(mapping, "plain expression of key column", lfirst(lc));

@@ -237,6 +237,8 @@ converge_pair(DwConverge *converge, const DwKey *source_key, const DwKey *target
 	find = read_source(converge, source_key, &in_mapping);
 	if (find == DW_FIND_BUSY)
 		return DW_CONVERGED_BUSY;
+	if (find == DW_FIND_NONE && DW_FLOW_IN_PLACE(converge->flow))
+		return DW_CONVERGED_ALREADY;	/* neither side can be without the other */
 	if (find == DW_FIND_NONE)
 		return remove_orphan(converge, source_key, target_key);
 	if (in_mapping)

@@ -113,12 +113,7 @@ open_tables(Oid old_table, Oid new_table)
 
 	mapping->old_rel = dw_table_open_for_definition(old_table, true);
 	mapping->new_rel = dw_table_open_for_definition(new_table, false);
-	if (old_table == new_table)
-		ereport(ERROR,
-				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-				 errmsg("table %s is both old and new: in-place mappings are not supported by this version",
-						dw_table_name(old_table)),
-				 errhint("Create a new table beside it, and map the one to the other.")));
+	mapping->in_place = old_table == new_table;
 	return mapping;
 }
 
@@ -182,6 +177,53 @@ check_cycle(Oid old_table, Oid new_table)
 						dw_table_name(new_table)),
 				 errdetail("Migration \"%s\" leads back to table %s.", other, dw_table_name(old_table)),
 				 errhint("Complete and drop that migration first, or leave one of the mappings out.")));
+}
+
+/* A table whose columns move inside it is in no other mapping: one trigger would not see what the other has written. */
+static void
+check_alone(Oid old_table, Oid new_table)
+{
+	DwSql		sql;
+	char	   *other = NULL;
+
+	dw_sql_begin(&sql);
+	if (dw_sql("SELECT m.name FROM _dualwrite.mapping p JOIN _dualwrite.migration m ON m.id = p.migration_id"
+			   " WHERE (p.old_table::oid IN ($1, $2) OR p.new_table::oid IN ($1, $2))"
+			   " AND ($1 = $2 OR p.old_table::oid = p.new_table::oid) ORDER BY m.name",
+			   2, (DwArg[]) {DW_OID(old_table), DW_OID(new_table)}) > 0)
+		other = dw_sql_cstring(&sql, 0, 1);
+	dw_sql_end(&sql);
+	if (other != NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_OBJECT_DEFINITION),
+				 errmsg("table %s is in a mapping of migration \"%s\" already", dw_table_name(old_table), other),
+				 errdetail("A table that is both old and new takes part in no other mapping."),
+				 errhint("Complete and drop that migration first, or add the columns to its mapping with dualwrite.alter_mapping.")));
+}
+
+/* What has no meaning where both sides are one row. */
+static void
+check_in_place(const DwDefinition *definition)
+{
+	const char *what = NULL;
+	const char *hint = "Leave it out.";
+
+	if (definition->old_table != definition->new_table)
+		return;
+	if (definition->filter != NULL)
+	{
+		what = "filter";
+		hint = "Every row has both sides; say which values it has with CASE in forward.";
+	}
+	else if (definition->delivery != NULL && strcmp(definition->delivery, "inline") != 0)
+		what = "delivery";
+	else if (definition->owns != NULL && dw_owns_from_word(definition->owns) != DW_OWNS_BOTH)
+		what = "owns";
+	if (what != NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("%s has no meaning in a mapping from table %s to itself", what, dw_table_name(definition->old_table)),
+				 errhint("%s", hint)));
 }
 
 static DwColumn *
@@ -338,6 +380,9 @@ settle_with_neighbours(DwResolved *mapping, int32 migration_id, int32 self)
 {
 	ListCell   *lc;
 
+	if (mapping->in_place)
+		return;
+
 	foreach(lc, neighbours(mapping, self))
 	{
 		DwMapping  *other = lfirst(lc);
@@ -373,12 +418,13 @@ store_columns(int32 mapping_id, const DwResolved *mapping)
 		{
 			DwResolvedColumn *column = lfirst(lc);
 
+			/* in place no constant tells rows of this mapping from others */
 			dw_sql("INSERT INTO _dualwrite.mapping_column"
 				   " (mapping_id, direction, column_name, expression, insert_only, is_constant)"
 				   " VALUES ($1, $2, $3::name, $4, $5, $6)",
 				   6, (DwArg[]) {DW_INT4(mapping_id), DW_TEXT(direction == DW_FORWARD ? "forward" : "reverse"),
 				   DW_TEXT(column->name), DW_TEXT(column->expression->text), DW_BOOL(column->insert_only),
-				   DW_BOOL(column->expression->is_constant)});
+				   DW_BOOL(column->expression->is_constant && !mapping->in_place)});
 		}
 	}
 }
@@ -462,6 +508,19 @@ store_mapping(int32 migration_id, const DwResolved *mapping, const DwDefinition 
 	dw_sql_end(&sql);
 }
 
+/* Columns, filter and key.  stored: the filter is the catalog's text. */
+static void
+resolve(DwResolved *mapping, List *forward, List *reverse, char *filter, bool stored, List *key_columns)
+{
+	if (mapping->in_place)
+		dw_resolve_key_in_place(mapping, key_columns, list_concat_copy(forward, reverse));
+	dw_resolve_columns(mapping, forward, reverse);
+	dw_resolve_filter(mapping, filter, stored);
+	if (!mapping->in_place)
+		dw_resolve_key(mapping, key_columns);
+	dw_resolve_dependencies(mapping);
+}
+
 /* Check one definition and store it. */
 static void
 add_mapping(const DwMigration *migration, const DwDefinition *definition)
@@ -472,13 +531,13 @@ add_mapping(const DwMigration *migration, const DwDefinition *definition)
 	take_turn();
 	mapping = open_tables(definition->old_table, definition->new_table);
 	mapping->owns = dw_owns_from_word(definition->owns);
+	check_in_place(definition);
 	check_pair(definition->old_table, definition->new_table);
-	check_cycle(definition->old_table, definition->new_table);
-	dw_resolve_columns(mapping, dw_items_from_json(definition->forward, "forward"),
-					   dw_items_from_json(definition->reverse, "reverse"));
-	dw_resolve_filter(mapping, definition->filter, false);
-	dw_resolve_key(mapping, definition->key_columns);
-	dw_resolve_dependencies(mapping);
+	check_alone(definition->old_table, definition->new_table);
+	if (!mapping->in_place)
+		check_cycle(definition->old_table, definition->new_table);
+	resolve(mapping, dw_items_from_json(definition->forward, "forward"), dw_items_from_json(definition->reverse, "reverse"),
+			definition->filter, false, definition->key_columns);
 	settle_with_neighbours(mapping, migration->id, 0);
 	store_mapping(migration->id, mapping, definition);
 	check_dependency_cycles(mapping);
@@ -568,6 +627,14 @@ stored_item(const DwMapping *mapping, DwDirection direction, const char *name)
 	return item;
 }
 
+/* In place only what was mapped before stays as it was; the key takes care of itself. */
+static bool
+keeps_as_it_was(const DwMapping *mapping, const char *column)
+{
+	return mapping->old_table != mapping->new_table ||
+		(find_column(mapping->columns[DW_FORWARD], column) != NULL && !has_name(mapping->key_columns, column));
+}
+
 /* Members of forward after a change: those named in it, and every other column of the table as it was. */
 static List *
 changed_forward(const DwMapping *mapping, TupleDesc desc, Jsonb *change)
@@ -578,7 +645,8 @@ changed_forward(const DwMapping *mapping, TupleDesc desc, Jsonb *change)
 	{
 		Form_pg_attribute att = TupleDescAttr(desc, i);
 
-		if (!att->attisdropped && dw_item_find(items, NameStr(att->attname)) == NULL)
+		if (!att->attisdropped && dw_item_find(items, NameStr(att->attname)) == NULL &&
+			keeps_as_it_was(mapping, NameStr(att->attname)))
 			items = lappend(items, stored_item(mapping, DW_FORWARD, NameStr(att->attname)));
 	}
 	return items;
@@ -712,16 +780,15 @@ dw_declare_change(const char *name, const DwDefinition *change)
 
 	dw_migration_check_owner(migration);
 	check_can_change(migration);
+	check_in_place(change);
 	take_turn();
 	if (migration->phase > DW_PHASE_DEFINED)
 		lock_tables(migration, list_make1(before), ShareRowExclusiveLock, ShareRowExclusiveLock);
 	mapping = open_tables(change->old_table, change->new_table);
 	mapping->owns = before->owns;
-	dw_resolve_columns(mapping, changed_forward(before, RelationGetDescr(mapping->new_rel), change->forward),
-					   changed_reverse(before, change->old_table, declared_reverse(before->id), change->reverse));
-	dw_resolve_filter(mapping, change->filter ? change->filter : before->filter, change->filter == NULL);
-	dw_resolve_key(mapping, before->key_columns);
-	dw_resolve_dependencies(mapping);
+	resolve(mapping, changed_forward(before, RelationGetDescr(mapping->new_rel), change->forward),
+			changed_reverse(before, change->old_table, declared_reverse(before->id), change->reverse),
+			change->filter ? change->filter : before->filter, change->filter == NULL, before->key_columns);
 	settle_with_neighbours(mapping, migration->id, before->id);
 	store_change(before->id, mapping, change);
 	check_dependency_cycles(mapping);

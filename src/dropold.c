@@ -13,9 +13,11 @@
 #include "dropold.h"
 #include "locks.h"
 #include "mapping.h"
+#include "oldcolumns.h"
 #include "phase.h"
 #include "sql.h"
 #include "tables.h"
+#include "triggers.h"
 
 #include "access/xact.h"
 #include "catalog/pg_type.h"
@@ -52,27 +54,42 @@ add_statement(DropPlan *plan, char *statement, char *notice)
 static void
 plan_columns(DropPlan *plan, const DwMapping *mapping)
 {
-	DwSql		sql;
-	uint64		count;
+	List	   *names = dw_old_columns_of(mapping);
 	StringInfoData columns;
-	MemoryContext context = CurrentMemoryContext;
+	ListCell   *lc;
 
-	initStringInfo(&columns);
-	dw_sql_begin(&sql);
-	count = dw_sql("SELECT quote_ident(k) FROM _dualwrite.mapping p, jsonb_object_keys(p.reverse) k"
-				   " JOIN pg_attribute a ON a.attname = k AND NOT a.attisdropped"
-				   " WHERE p.id = $1 AND a.attrelid = p.old_table::oid ORDER BY a.attnum",
-				   1, (DwArg[]) {DW_INT4(mapping->id)});
-	for (uint64 i = 0; i < count; i++)
-		appendStringInfo(&columns, "%sDROP COLUMN %s", i > 0 ? ", " : "", dw_sql_cstring(&sql, i, 1));
-	dw_sql_end(&sql);
-	MemoryContextSwitchTo(context);
-	if (count == 0)
+	if (names == NIL)
 		return;
+	initStringInfo(&columns);
+	foreach(lc, names)
+		appendStringInfo(&columns, "%sDROP COLUMN %s", columns.len > 0 ? ", " : "", quote_identifier(lfirst(lc)));
 	plan->altered = list_append_unique_oid(plan->altered, mapping->old_table);
-	plan->count += (int) count;
+	plan->count += list_length(names);
 	add_statement(plan, psprintf("ALTER TABLE %s %s", dw_table_name(mapping->old_table), columns.data),
 				  psprintf("table %s: %s", dw_table_name(mapping->old_table), columns.data));
+}
+
+/* What the server would drop along with the columns, without a word. */
+static void
+refuse_shared_columns(const DropPlan *plan)
+{
+	ListCell   *lc;
+
+	foreach(lc, plan->mappings)
+	{
+		DwMapping  *mapping = lfirst(lc);
+		char	   *list = NULL;
+
+		if (DW_IN_PLACE(mapping) && get_rel_name(mapping->old_table) != NULL)
+			list = dw_old_columns_shared(mapping, dw_old_columns_of(mapping));
+		if (list != NULL)
+			ereport(ERROR,
+					(errcode(ERRCODE_DEPENDENT_OBJECTS_STILL_EXIST),
+					 errmsg("cannot drop the old columns of table %s: other objects are about columns that stay, too",
+							mapping->old_name),
+					 errdetail_internal("%s", list),
+					 errhint("Drop those objects, or create them anew over the new columns, then call again.")));
+	}
 }
 
 #define BORROWED_SEQUENCES \
@@ -168,7 +185,7 @@ make_plan(const DwMigration *migration)
 		new_tables = list_append_unique_oid(new_tables, mapping->new_table);
 		if (get_rel_name(mapping->old_table) == NULL)
 			continue;
-		if (mapping->old_table == mapping->new_table)
+		if (DW_IN_PLACE(mapping))
 			plan_columns(plan, mapping);
 		else
 			plan->tables = list_append_unique_oid(plan->tables, mapping->old_table);
@@ -176,6 +193,7 @@ make_plan(const DwMigration *migration)
 	/* the target of another mapping of this migration stays */
 	plan->tables = list_difference_oid(plan->tables, new_tables);
 	refuse_shared(plan);
+	refuse_shared_columns(plan);
 	initStringInfo(&names);
 	foreach(lc, plan->tables)
 	{
@@ -312,10 +330,13 @@ static void
 note_dropped(const DropPlan *plan)
 {
 	DwSql		sql;
+	ListCell   *lc;
 
 	dw_sql_begin(&sql);
 	dw_sql("UPDATE _dualwrite.migration SET old_dropped = true WHERE id = $1", 1, (DwArg[]) {DW_INT4(plan->migration->id)});
 	dw_sql_end(&sql);
+	foreach(lc, plan->altered)
+		dw_triggers_remove(lfirst_oid(lc));
 	dw_event_record(plan->migration->name, "drop_old", -1, -1, NIL, NULL, event_detail(plan));
 	dw_mapping_invalidate(plan->migration->id);
 }

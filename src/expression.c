@@ -392,6 +392,31 @@ find_plain_column(DwExpression *expression)
 }
 
 /*
+ * A copy in which casts between enums and strings are none: the server calls them stable, because labels can be renamed, but
+ * neither the session nor the time has a say in what they give.  It is to be looked at, not to be run.
+ */
+static Node *
+without_enum_casts(Node *node, void *context)
+{
+	if (node == NULL)
+		return NULL;
+	if (IsA(node, Query))
+		return (Node *) query_tree_mutator((Query *) node, without_enum_casts, context, 0);
+	if (IsA(node, CoerceViaIO))
+	{
+		CoerceViaIO *cast = (CoerceViaIO *) node;
+		Oid			from = getBaseType(exprType((Node *) cast->arg));
+		Oid			to = getBaseType(cast->resulttype);
+
+		if ((type_is_enum(from) && TypeCategory(to) == TYPCATEGORY_STRING) ||
+			(type_is_enum(to) && TypeCategory(from) == TYPCATEGORY_STRING))
+			return (Node *) makeRelabelType((Expr *) without_enum_casts((Node *) cast->arg, context), cast->resulttype, -1,
+											cast->resultcollid, COERCE_EXPLICIT_CAST);
+	}
+	return expression_tree_mutator(node, without_enum_casts, context);
+}
+
+/*
  * Volatility and the rest.  The planner sees more than the parser: defaults of arguments, bodies of SQL functions.  It
  * also evaluates immutable functions of constants, hence as the owner of the table.
  */
@@ -413,7 +438,7 @@ classify(DwExpression *expression, Relation source, const char *what)
 	dw_owner_enter(&scope, source->rd_rel->relowner, true);
 	planned = (Node *) expression_planner((Expr *) copyObject(expression->node));
 	expression->is_volatile = contain_volatile_functions(planned);
-	expression->is_mutable = expression->is_volatile || contain_mutable_functions(planned);
+	expression->is_mutable = expression->is_volatile || contain_mutable_functions(without_enum_casts(planned, NULL));
 	if (expression->has_sublink)
 		(void) find_mutable_defaults(planned, expression);
 	dw_owner_leave(&scope);

@@ -409,3 +409,52 @@ dw_resolve_key(DwResolved *mapping, List *names)
 			 errhint("Both tables need a unique index over NOT NULL columns, each to be computed from the other one's;"
 					 " give the missing expressions in forward and reverse, or name the columns in key_columns.")));
 }
+
+/* Why the rows of a table that is both sides cannot go by this key; NULL when they can. */
+static const char *
+problem_in_place(const DwResolved *mapping, const UniqueKey *key, List *items)
+{
+	ListCell   *lc;
+
+	if (key->unusable != NULL)
+		return key->unusable;
+	foreach(lc, key->columns)
+	{
+		const char *name = name_of(mapping->new_rel, lfirst_int(lc));
+
+		if (TupleDescAttr(RelationGetDescr(mapping->new_rel), lfirst_int(lc) - 1)->attgenerated)
+			return psprintf("column \"%s\" is generated", name);
+		if (dw_item_find(items, name) != NULL)
+			return psprintf("column \"%s\" is mapped", name);
+	}
+	return NULL;
+}
+
+void
+dw_resolve_key_in_place(DwResolved *mapping, List *names, List *items)
+{
+	StringInfoData reasons;
+	ListCell   *lc;
+
+	initStringInfo(&reasons);
+	foreach(lc, candidates(mapping, names, NIL))
+	{
+		UniqueKey  *key = lfirst(lc);
+		const char *problem = problem_in_place(mapping, key, items);
+
+		if (problem == NULL)
+		{
+			mapping->key = names_of(mapping->new_rel, key->columns);
+			mapping->old_key = names_of(mapping->old_rel, key->columns);
+			return;
+		}
+		appendStringInfo(&reasons, "%s%s: %s.", reasons.len > 0 ? "\n" : "", key->label, problem);
+	}
+	if (reasons.len == 0)
+		appendStringInfoString(&reasons, "It has no unique index.");
+	ereport(ERROR,
+			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+			 errmsg("no usable key for table %s", dw_table_name(RelationGetRelid(mapping->new_rel))),
+			 errdetail_internal("%s", reasons.data),
+			 errhint("A mapping in place needs a unique index over NOT NULL columns that it does not write itself.")));
+}

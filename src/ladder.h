@@ -51,6 +51,7 @@ typedef enum DwGateId
 #define DW_DO_SWAP_NAMES			0x8000	/* where the setting says so */
 #define DW_DO_SWAP_NAMES_BACK		0x10000	/* where they are swapped */
 #define DW_DO_KEEP_NAMES			0x20000	/* forget the way back */
+#define DW_DO_RELAX_OLD				0x40000	/* in place: old columns may be null */
 
 /* What is done once the last rung of a change is behind it. */
 #define DW_ARRIVE_BACKFILL			0x0001	/* note what there is to copy, from the beginning */

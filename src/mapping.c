@@ -185,6 +185,13 @@ compile_for_shadow(DwMapping *mapping, DwMigration *migration, MemoryContext con
 	return compilation.result;
 }
 
+/* At complete, too, the old columns of a mapping in place may be gone, dropped by hand. */
+static bool
+must_not_hurt(const DwMigration *migration, const DwMapping *mapping)
+{
+	return migration->phase == DW_PHASE_SHADOW || (migration->phase == DW_PHASE_COMPLETE && DW_IN_PLACE(mapping));
+}
+
 /* Read and compile; NULL when the mapping is gone. */
 static DwCompiled *
 build_compiled(int32 mapping_id, bool for_trigger)
@@ -195,7 +202,7 @@ build_compiled(int32 mapping_id, bool for_trigger)
 	DwMigration *migration = mapping ? dw_migration_by_id(mapping->migration_id, false) : NULL;
 	DwCompiled *compiled = NULL;
 
-	if (migration != NULL && for_trigger && migration->phase == DW_PHASE_SHADOW)
+	if (migration != NULL && for_trigger && must_not_hurt(migration, mapping))
 		compiled = compile_for_shadow(mapping, migration, context);
 	else if (migration != NULL)
 		compiled = dw_compile(mapping, migration, context);
@@ -427,6 +434,7 @@ build_table(Relation rel, MemoryContext context)
 	DwTable    *table = palloc0(sizeof(DwTable));
 	ListCell   *lc;
 
+	table->context = context;
 	table->relid = RelationGetRelid(rel);
 	table->root = root_of(rel);
 	compare_with_root(table, rel);

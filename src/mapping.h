@@ -29,6 +29,10 @@ typedef struct DwKeyShape
 	AttrNumber	columns[INDEX_MAX_KEYS];
 } DwKeyShape;
 
+/* Of anything that names both tables: are they the same one, whose columns move inside it? */
+#define DW_IN_PLACE(m) ((m)->old_table == (m)->new_table)
+#define DW_FLOW_IN_PLACE(flow) ((flow)->source == (flow)->target)
+
 typedef struct DwProjection DwProjection;	/* private to compile.c */
 struct DwCompiled;
 
@@ -72,6 +76,7 @@ typedef struct DwCompiled
 	DwFlow		flow[2];		/* by DwDirection */
 	MemoryContext context;
 	struct DwKeyMap *key_map[2];	/* by direction: source key to target key; private to compile.c */
+	struct DwPairing *pairing;	/* in place: which old and new columns belong together; private to pairing.c */
 	bool		valid;			/* cleared by invalidation callbacks */
 } DwCompiled;
 
@@ -98,6 +103,8 @@ typedef struct DwTable
 	List	   *as_old;			/* of DwCompiled: mappings in which it is the old table, parents first */
 	List	   *as_new;
 	List	   *as_lookup;		/* of DwLookedUp */
+	MemoryContext context;		/* it lives in */
+	struct DwRowCheck *check;	/* private to rowcheck.c */
 	bool		valid;
 } DwTable;
 

@@ -15,6 +15,7 @@
 #include "ladder.h"
 #include "locks.h"
 #include "mapping.h"
+#include "oldcolumns.h"
 #include "phase.h"
 #include "readview.h"
 #include "recheck.h"
@@ -286,6 +287,8 @@ do_effects(const DwChange *change)
 		remove_triggers(change);
 	if (change->crossing & DW_DO_COMPLETE_VIEWS)
 		dw_read_views_complete(change->migration->id);
+	if (change->crossing & DW_DO_RELAX_OLD)
+		dw_old_columns_relax(change->migration);
 	if (change->crossing & DW_DO_FORGET)
 		forget(change->migration);
 	if (change->crossing & DW_DO_RESET_STATS)

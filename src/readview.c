@@ -6,6 +6,8 @@
  */
 #include "postgres.h"
 
+#include "mapping.h"
+#include "oldcolumns.h"
 #include "owner.h"
 #include "readview.h"
 #include "sql.h"
@@ -51,9 +53,20 @@ execute_ddl(const char *statement)
 	AtEOXact_GUC(false, nest);
 }
 
-/* Columns of a relation without the dropped ones. */
+static bool
+is_wanted(Form_pg_attribute att, List *without)
+{
+	ListCell   *lc;
+
+	foreach(lc, without)
+		if (strcmp(lfirst(lc), NameStr(att->attname)) == 0)
+			return false;
+	return !att->attisdropped;
+}
+
+/* Columns of a relation without the dropped ones, and without those of these names. */
 static TupleDesc
-live_columns(Oid relid)
+live_columns(Oid relid, List *without)
 {
 	Relation	rel = table_open(relid, AccessShareLock);
 	TupleDesc	from = RelationGetDescr(rel);
@@ -61,14 +74,39 @@ live_columns(Oid relid)
 	TupleDesc	columns;
 
 	for (int i = 0; i < from->natts; i++)
-		count += !TupleDescAttr(from, i)->attisdropped;
+		count += is_wanted(TupleDescAttr(from, i), without);
 	columns = CreateTemplateTupleDesc(count);
 	count = 0;
 	for (int i = 0; i < from->natts; i++)
-		if (!TupleDescAttr(from, i)->attisdropped)
+		if (is_wanted(TupleDescAttr(from, i), without))
 			TupleDescCopyEntry(columns, ++count, from, i + 1);
 	table_close(rel, AccessShareLock);
 	return columns;
+}
+
+/* In place a view of one shape has none of the columns that make the other. */
+static List *
+columns_of_other_shape(const DwMapping *mapping, DwDirection direction)
+{
+	List	   *names = NIL;
+	ListCell   *lc;
+	ListCell   *key;
+
+	if (!DW_IN_PLACE(mapping))
+		return NIL;
+	if (direction == DW_FORWARD)
+		names = dw_old_columns_of(mapping);
+	foreach(lc, mapping->columns[1 - direction])
+	{
+		const char *name = ((DwColumn *) lfirst(lc))->name;
+		bool		is_key = false;
+
+		foreach(key, mapping->key_columns)
+			is_key |= strcmp(lfirst(key), name) == 0;
+		if (!is_key)
+			names = lappend(names, unconstify(char *, name));
+	}
+	return names;
 }
 
 /* Mappings that lead to a target, by ordinal. */
@@ -87,7 +125,7 @@ mappings_to(const DwMigration *migration, DwDirection direction, Oid target)
 char *
 dw_read_view_text(const DwMigration *migration, Oid target, DwDirection direction, const char *strategy)
 {
-	DwViewPlan	plan = {migration, mappings_to(migration, direction, target), direction, target, live_columns(target), NULL};
+	DwViewPlan	plan = {migration, mappings_to(migration, direction, target), direction, target, live_columns(target, NIL), NULL};
 
 	return dw_view_query(&plan, strategy);
 }
@@ -238,7 +276,7 @@ dw_read_view_create(const DwMigration *migration, const char *name, Oid new_tabl
 	/* stored expressions mean what they say under this search_path only */
 	(void) set_config_option("search_path", "pg_catalog, pg_temp", PGC_USERSET, PGC_S_SESSION,
 							 GUC_ACTION_SAVE, true, 0, false);
-	plan.columns = live_columns(target);
+	plan.columns = live_columns(target, columns_of_other_shape(mapping, direction));
 	query = dw_view_query(&plan, strategy);
 	if (migration->phase == DW_PHASE_COMPLETE)
 		query = dw_view_plain_query(&plan);
@@ -328,7 +366,7 @@ make_plain(const DwMigration *migration, const DwNotedView *noted)
 	DwMapping  *mapping = dw_mapping_by_id(noted->mapping_id);
 	Oid			target = target_of(noted->direction, mapping);
 	DwViewPlan	plan = {migration, mappings_to(migration, noted->direction, target), noted->direction, target,
-	live_columns(noted->view), NULL};
+	live_columns(noted->view, NIL), NULL};
 	DwOwnerScope scope;
 
 	/* its owner could create it, so he can replace it; whoever drives the migration need not be able to */

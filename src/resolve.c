@@ -9,7 +9,12 @@
 #include "resolve.h"
 #include "tables.h"
 
+#include "access/sysattr.h"
+#include "access/table.h"
+#include "catalog/partition.h"
 #include "catalog/pg_attribute.h"
+#include "catalog/pg_class.h"
+#include "catalog/pg_inherits.h"
 #include "catalog/pg_type.h"
 #include "miscadmin.h"
 #include "rewrite/rewriteHandler.h"
@@ -458,6 +463,27 @@ lacks_value(Relation rel, Form_pg_attribute att)
 	return build_column_default(rel, att->attnum) == NULL;
 }
 
+static bool
+is_key(const DwResolved *mapping, const char *name)
+{
+	ListCell   *lc;
+
+	foreach(lc, mapping->key)
+		if (strcmp(lfirst(lc), name) == 0)
+			return true;
+	return false;
+}
+
+/* In place the key stands for itself, and nothing else is mapped that was not declared. */
+static DwResolvedColumn *
+resolve_key_in_place(const DwResolved *mapping, Form_pg_attribute att)
+{
+	if (!is_key(mapping, NameStr(att->attname)))
+		return NULL;
+	return make_column(att, dw_expression_column(mapping->new_rel, att->attnum, att->atttypid, att->atttypmod,
+												 att->attcollation), false, false);
+}
+
 static void
 resolve_forward(DwResolved *mapping, List *items)
 {
@@ -474,16 +500,19 @@ resolve_forward(DwResolved *mapping, List *items)
 		if (att->attisdropped || att->attgenerated)
 			continue;
 		item = dw_item_find(items, NameStr(att->attname));
-		if (item == NULL)
+		if (item == NULL && mapping->in_place)
+			column = resolve_key_in_place(mapping, att);
+		else if (item == NULL)
 			column = resolve_namesake(mapping->old_rel, mapping->new_rel, att);
 		else if (item->text != NULL)
 		{
 			column = resolve_item(item, mapping->old_rel, mapping->new_rel, att);
-			check_constant(column, mapping->new_rel, att);
+			if (!mapping->in_place)
+				check_constant(column, mapping->new_rel, att);
 		}
 		if (column != NULL)
 			mapping->columns[DW_FORWARD] = lappend(mapping->columns[DW_FORWARD], column);
-		else if ((mapping->owns & DW_OWNS_NEW) != 0 && lacks_value(mapping->new_rel, att))
+		else if (!mapping->in_place && (mapping->owns & DW_OWNS_NEW) != 0 && lacks_value(mapping->new_rel, att))
 			ereport(ERROR,
 					(errcode(ERRCODE_NOT_NULL_VIOLATION),
 					 errmsg("%s is NOT NULL, has no default and is not mapped", column_name_of(mapping->new_rel, att)),
@@ -536,7 +565,8 @@ warn_unfilled(const DwResolved *mapping, const DwResolvedColumn *column)
 {
 	int			attno = -1;
 
-	if (column->insert_only)
+	/* in place it has the old row as well, of which it may keep a part */
+	if (column->insert_only || mapping->in_place)
 		return;
 	while ((attno = bms_next_member(column->expression->columns, attno)) >= 0)
 	{
@@ -599,9 +629,11 @@ resolve_reverse(DwResolved *mapping, List *items)
 		if (att->attisdropped || att->attgenerated)
 			continue;
 		item = dw_item_find(items, NameStr(att->attname));
-		if (item == NULL)
+		if (item == NULL && mapping->in_place)
+			column = resolve_key_in_place(mapping, att);
+		if (item == NULL && column == NULL)
 			column = invert(mapping, att);
-		else if (item->text != NULL)
+		else if (item != NULL && item->text != NULL)
 		{
 			column = resolve_item(item, mapping->new_rel, mapping->old_rel, att);
 			warn_unfilled(mapping, column);
@@ -614,10 +646,94 @@ resolve_reverse(DwResolved *mapping, List *items)
 	notice_unreached(mapping, unreached);
 }
 
+static bool
+reads_generated(Relation rel, const Bitmapset *columns)
+{
+	int			attno = -1;
+
+	while ((attno = bms_next_member(columns, attno)) >= 0)
+		if (TupleDescAttr(RelationGetDescr(rel), attno - 1)->attgenerated)
+			return true;
+	return false;
+}
+
+/* Is the column part of the key by which rows find their partition, on any level? */
+static bool
+routes_rows(Relation rel, const char *name)
+{
+	List	   *tables = rel->rd_rel->relkind == RELKIND_PARTITIONED_TABLE ?
+		find_all_inheritors(RelationGetRelid(rel), AccessShareLock, NULL) : NIL;
+	bool		result = false;
+	ListCell   *lc;
+
+	foreach(lc, tables)
+	{
+		Relation	table = table_open(lfirst_oid(lc), AccessShareLock);
+		AttrNumber	attno = get_attnum(lfirst_oid(lc), name);
+		bool		in_expression;
+
+		result |= attno > 0 && has_partition_attrs(table, bms_make_singleton(attno - FirstLowInvalidHeapAttributeNumber),
+												   &in_expression);
+		table_close(table, NoLock);
+	}
+	return result;
+}
+
+static void
+refuse_in_place(const DwResolved *mapping, const char *column, const char *problem, const char *hint)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_INVALID_OBJECT_DEFINITION),
+			 errmsg("column \"%s\" of table %s %s", column, dw_table_name(RelationGetRelid(mapping->new_rel)), problem),
+			 errhint("%s", hint)));
+}
+
+/* Where both sides are one row, a column is of one of them, and no write of ours may take the row elsewhere. */
+static void
+check_in_place(const DwResolved *mapping)
+{
+	bool		any = false;
+
+	for (DwDirection direction = DW_FORWARD; direction <= DW_REVERSE; direction++)
+	{
+		ListCell   *lc;
+
+		foreach(lc, mapping->columns[direction])
+		{
+			DwResolvedColumn *column = lfirst(lc);
+
+			if (is_key(mapping, column->name))
+				continue;
+			any |= direction == DW_FORWARD;
+			if (direction == DW_REVERSE && dw_resolved_column(mapping, DW_FORWARD, column->attno) != NULL)
+				refuse_in_place(mapping, column->name, "would be both old and new",
+								"In place the new columns stand beside the old ones: add a column for the new values.");
+			if (routes_rows(mapping->new_rel, column->name))
+				refuse_in_place(mapping, column->name, "is part of the partition key, and cannot be written in place",
+								"Create a new table beside it, and map the one to the other.");
+			if (column->expression->has_sublink && reads_generated(mapping->new_rel, column->expression->columns))
+				refuse_in_place(mapping, column->name, "comes from a sub-select that reads a generated column",
+								"Write what the column is generated from instead: it is computed after the mapping.");
+		}
+	}
+	if (!any)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_OBJECT_DEFINITION),
+				 errmsg("no column of table %s is mapped", dw_table_name(RelationGetRelid(mapping->new_rel))),
+				 errdetail("Old and new table are the same: its new columns are those that forward names."),
+				 errhint("Add the new columns to the table, then give expressions for them in forward.")));
+}
+
 void
 dw_resolve_columns(DwResolved *mapping, List *forward, List *reverse)
 {
 	resolve_forward(mapping, forward);
+	if (mapping->in_place)
+	{
+		resolve_reverse(mapping, reverse);
+		check_in_place(mapping);
+		return;
+	}
 	if (mapping->columns[DW_FORWARD] == NIL)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_OBJECT_DEFINITION),

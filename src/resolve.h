@@ -42,6 +42,7 @@ typedef struct DwResolved
 	Relation	old_rel;
 	Relation	new_rel;
 	DwOwns		owns;
+	bool		in_place;		/* both are the same table */
 	List	   *columns[2];		/* of DwResolvedColumn, by DwDirection, in the order of the table's columns */
 	DwExpression *filter;		/* NULL: none */
 	List	   *key;			/* names (char *) of new columns */
@@ -54,7 +55,8 @@ extern List *dw_items_from_json(Jsonb *json, const char *argument);
 extern DwItem *dw_item_find(List *items, const char *column);
 
 /*
- * Fill in columns of both directions, and the filter.  ERROR 42703, 428C9 for what is no column or a generated one; 42804, 42P17,
+ * Fill in columns of both directions, and the filter.  In place only what is declared is mapped, and the key stands for
+ * itself.  ERROR 42703, 428C9 for what is no column or a generated one; 42804, 42P17,
  * 23502 and whatever the parser raises for expressions.  NOTICE for old columns that reverse writes will not reach.
  */
 extern void dw_resolve_columns(DwResolved *mapping, List *forward, List *reverse);
@@ -71,6 +73,11 @@ extern AttrNumber dw_column_number(Relation rel, const char *name);
  * 55000 when no key can be computed there and back, with a reason for each candidate.
  */
 extern void dw_resolve_key(DwResolved *mapping, List *names);
+/*
+ * The same for a mapping in place, before its columns: any unique key of the table that none of the items (both directions in one
+ * list) writes.
+ */
+extern void dw_resolve_key_in_place(DwResolved *mapping, List *names, List *items);
 
 /* In dependency.c, once the key is chosen: "depends" of all columns.  ERROR as dependency.c says. */
 extern void dw_resolve_dependencies(DwResolved *mapping);

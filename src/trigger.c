@@ -5,6 +5,8 @@
  * into the mapping, so that climbing a rung creates and drops nothing while the application writes.  A trigger never
  * reads the extension's tables: mapping.c hands it what it needs.
  *
+ * A table whose columns move inside it has one trigger of another kind, "~dualwrite_columns", behind the user's BEFORE triggers.
+ *
  * The names matter: "!dualwrite_write" fires before, and "~dualwrite_delete" after, the constraint triggers of a table,
  * which is the order in which foreign keys of the new side want to be written.
  */
@@ -12,6 +14,7 @@
 
 #include "apply.h"
 #include "dependents.h"
+#include "inplace.h"
 #include "locks.h"
 #include "mirror.h"
 #include "nesting.h"
@@ -31,6 +34,7 @@ PG_FUNCTION_INFO_V1(dw_trigger_flush);
 PG_FUNCTION_INFO_V1(dw_trigger_truncate);
 PG_FUNCTION_INFO_V1(dw_trigger_lookup);
 PG_FUNCTION_INFO_V1(dw_trigger_lookup_truncate);
+PG_FUNCTION_INFO_V1(dw_trigger_columns);
 
 /* What a write to one side of a mapping means, by phase. */
 typedef enum Meaning
@@ -351,4 +355,23 @@ dw_trigger_lookup_truncate(PG_FUNCTION_ARGS)
 		if (is_followed(lfirst(lc)))
 			dw_dependents_truncate(lfirst(lc), table, data->tg_relation);
 	return PointerGetDatum(NULL);
+}
+
+/* BEFORE INSERT OR UPDATE FOR EACH ROW, where both sides are columns of one table. */
+Datum
+dw_trigger_columns(PG_FUNCTION_ARGS)
+{
+	TriggerData *data = trigger_data(fcinfo, "mirror_columns");
+	bool		inserted = TRIGGER_FIRED_BY_INSERT(data->tg_event);
+	DwInPlaceRow row = {.rel = data->tg_relation, .tuple = inserted ? data->tg_trigtuple : data->tg_newtuple};
+
+	if (IsBinaryUpgrade)
+		return PointerGetDatum(row.tuple);
+	row.table = dw_table_get(data->tg_relation);
+	if (row.table->as_old == NIL)
+		return PointerGetDatum(row.tuple);
+	row.compiled = linitial(row.table->as_old);
+	row.before = inserted ? NULL : in_root_layout(row.table, data->tg_trigslot, row.table->root_slot_old);
+	row.after = in_root_layout(row.table, inserted ? data->tg_trigslot : data->tg_newslot, row.table->root_slot);
+	return PointerGetDatum(dw_in_place_row(&row));
 }

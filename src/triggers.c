@@ -3,7 +3,7 @@
  *
  * They are installed on both sides when a migration leaves "defined" and say nothing about phases: what they do depends on
  * what the backend has cached of the mapping.  Names decide the order: writes first of all triggers, deletes after the
- * foreign key triggers.  Row triggers of a partitioned table are cloned to its partitions by the server; statement
+ * foreign key triggers.  Where columns move inside a table it has one trigger instead, behind its other BEFORE triggers.  Row triggers of a partitioned table are cloned to its partitions by the server; statement
  * triggers are not, and each partition gets its own.
  *
  * The statements run as the extension's owner, because CREATE TRIGGER wants EXECUTE on the function, which nobody
@@ -40,6 +40,10 @@ typedef struct DwTriggerSpec
 /* What a table is to the migrations. */
 #define MIRRORED	1			/* old or new table of a mapping */
 #define LOOKED_UP	2			/* a mapping depends on its rows */
+#define IN_PLACE	4			/* both tables of a mapping */
+
+/* Behind the user's own: it has the last word. */
+#define COLUMNS_TRIGGER "~dualwrite_columns"
 
 static const DwTriggerSpec specs[] = {
 	{"!dualwrite_write", "AFTER INSERT OR UPDATE", "ROW", "mirror", false, false, MIRRORED},
@@ -48,6 +52,7 @@ static const DwTriggerSpec specs[] = {
 	{"~dualwrite_flush", "AFTER INSERT OR UPDATE OR DELETE", "STATEMENT", "mirror_flush", true, false, MIRRORED | LOOKED_UP},
 	{"!dualwrite_truncate", "BEFORE TRUNCATE", "STATEMENT", "mirror_truncate", true, true, MIRRORED},
 	{"!dualwrite_lookup_truncate", "BEFORE TRUNCATE", "STATEMENT", "mirror_lookup_truncate", true, true, LOOKED_UP},
+	{COLUMNS_TRIGGER, "BEFORE INSERT OR UPDATE", "ROW", "mirror_columns", false, false, IN_PLACE},
 };
 
 #define NUM_TRIGGERS lengthof(specs)
@@ -88,11 +93,14 @@ roles_of(Oid table)
 	bool		isnull;
 
 	dw_sql("SELECT CASE WHEN EXISTS (SELECT FROM _dualwrite.mapping p JOIN _dualwrite.migration m ON m.id = p.migration_id"
-		   "  WHERE p.old_table::oid = $1 AND m.phase <> 'defined'"
-		   "  OR p.new_table::oid = $1 AND m.phase NOT IN ('defined', 'complete')) THEN 1 ELSE 0 END +"
+		   "  WHERE p.old_table::oid <> p.new_table::oid AND (p.old_table::oid = $1 AND m.phase <> 'defined'"
+		   "  OR p.new_table::oid = $1 AND m.phase NOT IN ('defined', 'complete'))) THEN 1 ELSE 0 END +"
 		   " CASE WHEN EXISTS (SELECT FROM _dualwrite.dependency d JOIN _dualwrite.mapping p ON p.id = d.mapping_id"
 		   "  JOIN _dualwrite.migration m ON m.id = p.migration_id"
-		   "  WHERE d.lookup_table::oid = $1 AND m.phase NOT IN ('defined', 'complete')) THEN 2 ELSE 0 END",
+		   "  WHERE d.lookup_table::oid = $1 AND m.phase NOT IN ('defined', 'complete')) THEN 2 ELSE 0 END +"
+		   " CASE WHEN EXISTS (SELECT FROM _dualwrite.mapping p JOIN _dualwrite.migration m ON m.id = p.migration_id"
+		   "  WHERE p.old_table::oid = $1 AND p.new_table::oid = $1 AND m.phase <> 'defined' AND NOT m.old_dropped)"
+		   "  THEN 4 ELSE 0 END",
 		   1, (DwArg[]) {DW_OID(table)});
 	return DatumGetInt32(dw_sql_value(0, 1, &isnull));
 }
@@ -195,6 +203,20 @@ dw_triggers_needed(Oid table)
 	return needed;
 }
 
+/* A BEFORE trigger behind ours could change what we have compared; NULL without one.  Names are sorted byte by byte. */
+static char *
+later_trigger(Oid relid)
+{
+	if (dw_sql("SELECT quote_ident(t.tgname) FROM pg_trigger t WHERE t.tgrelid = $1 AND NOT t.tgisinternal"
+			   " AND t.tgenabled <> 'D' AND t.tgtype & 3 = 3 AND t.tgtype & 20 <> 0"
+			   " AND t.tgname > '" COLUMNS_TRIGGER "'::name ORDER BY t.tgname LIMIT 1",
+			   1, (DwArg[]) {DW_OID(relid)}) == 0)
+		return NULL;
+	return psprintf("trigger %s fires after %s on %s and could change its columns: rename it",
+					SPI_getvalue(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1), quote_identifier(COLUMNS_TRIGGER),
+					dw_table_name(relid));
+}
+
 /* What is wrong with one relation's triggers; within dw_sql_begin. */
 static char *
 problem_of(Oid relid, int roles)
@@ -207,7 +229,7 @@ problem_of(Oid relid, int roles)
 			return psprintf(states[i] == DW_TRIGGER_MISSING ?
 							"trigger %s is missing on %s" : "trigger %s does not fire always on %s",
 							quote_identifier(specs[i].name), dw_table_name(relid));
-	return NULL;
+	return (roles & IN_PLACE) ? later_trigger(relid) : NULL;
 }
 
 char *

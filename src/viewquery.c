@@ -16,6 +16,7 @@
 #include "postgres.h"
 
 #include "expression.h"
+#include "mapping.h"
 #include "tables.h"
 #include "viewquery.h"
 
@@ -248,8 +249,11 @@ filled_value(const DwViewPlan *plan, List *fillers, const char *name)
 
 /* Is the part to be written in two storeys: because a column is computed from others, or comes from a filler? */
 static bool
-needs_storeys(const DwViewPlan *plan, Relation target)
+needs_storeys(const DwViewPlan *plan, const DwMapping *mapping, Relation target)
 {
+	/* the row has them already */
+	if (DW_IN_PLACE(mapping))
+		return false;
 	if (fillers_of(plan) != NIL)
 		return true;
 	for (int i = 0; i < RelationGetNumberOfAttributes(target); i++)
@@ -274,11 +278,13 @@ append_values(StringInfo text, const DwViewPlan *plan, const DwPartSource *sourc
 
 		if (mapped == NULL && lower_storey && is_generated(target, attno))
 			continue;
-		if (mapped != NULL)
+		if (mapped != NULL && !(mapped->insert_only && DW_IN_PLACE(source->mapping)))
 			value = mapped_value(source, column, mapped);
+		else if (attno > 0 && DW_IN_PLACE(source->mapping))
+			value = psprintf(DW_ROW_ALIAS ".%s", quote_identifier(name));
 		else if (attno > 0 && !is_generated(target, attno))
 			value = column_default(target, attno);
-		if (mapped == NULL && value != NULL)
+		if (mapped == NULL && value != NULL && !DW_IN_PLACE(source->mapping))
 			value = psprintf("CAST(%s AS %s)", value, type_name(column, column->atttypmod));
 		if (value == NULL)
 			value = psprintf("CAST(NULL AS %s)", type_name(column, column->atttypmod));
@@ -316,7 +322,7 @@ append_source_part(StringInfo text, const DwViewPlan *plan, DwMapping *mapping, 
 {
 	Relation	target = table_open(plan->target, AccessShareLock);
 	DwPartSource	source = {mapping, table_open(source_of(plan, mapping), AccessShareLock)};
-	bool		storeys = needs_storeys(plan, target);
+	bool		storeys = needs_storeys(plan, mapping, target);
 	List	   *fillers = fillers_of(plan);
 
 	appendStringInfoString(text, "SELECT ");
