@@ -40,7 +40,7 @@
 typedef enum Verdict
 {
 	VERDICT_KEEP,
-	VERDICT_FORWARD,			/* new columns follow */
+	VERDICT_FORWARD,			/* new columns follow, as far as they are not so already */
 	VERDICT_REVERSE				/* old columns follow */
 } Verdict;
 
@@ -108,6 +108,12 @@ differs_from_default(const DwWrite *write, AttrNumber attno)
 	return !same_image(att, value, by_default);
 }
 
+static bool
+is_column_written(const DwWrite *write, AttrNumber attno)
+{
+	return write->row->before != NULL ? has_changed(write, attno) : differs_from_default(write, attno);
+}
+
 /* Was one of these columns written? */
 static bool
 is_written(const DwWrite *write, const Bitmapset *columns)
@@ -115,9 +121,22 @@ is_written(const DwWrite *write, const Bitmapset *columns)
 	int			attno = -1;
 
 	while ((attno = bms_next_member(columns, attno)) >= 0)
-		if (write->row->before != NULL ? has_changed(write, attno) : differs_from_default(write, attno))
+		if (is_column_written(write, attno))
 			return true;
 	return false;
+}
+
+/* Those that were. */
+static Bitmapset *
+written_of(const DwWrite *write, const Bitmapset *columns)
+{
+	Bitmapset  *result = NULL;
+	int			attno = -1;
+
+	while ((attno = bms_next_member(columns, attno)) >= 0)
+		if (is_column_written(write, attno))
+			result = bms_add_member(result, attno);
+	return result;
 }
 
 /* "a, b" */
@@ -283,36 +302,33 @@ agrees(DwWrite *write, DwDirection direction, const Bitmapset *columns)
 		!bms_overlap(dw_rows_differ(&write->compiled->flow[direction], wanted, write->row->after), columns);
 }
 
-/* Both sides of the pair, or the new one alone, were written: who wins? */
+/* The new side of the pair was written, and perhaps the old one as well: who wins? */
 static Verdict
 decide_new_side(DwWrite *write, const DwPair *pair)
 {
 	bool		old_written = is_written(write, pair->old_columns ? pair->old_columns : pair->read);
+	Bitmapset  *new_written = written_of(write, pair->new_columns);
 
 	if (write->reverse_on && !old_written)
 		return pair->old_columns != NULL ? VERDICT_REVERSE : VERDICT_KEEP;
-	if (agrees(write, DW_FORWARD, pair->new_columns))
+	if (new_written == NULL || agrees(write, DW_FORWARD, new_written))
+		return VERDICT_FORWARD;
+	if (agrees(write, DW_REVERSE, pair->old_columns))
 		return VERDICT_KEEP;
 	if (!old_written)
 		refuse_new_side(write, pair);
-	if (!is_written(write, pair->new_columns))
-		return VERDICT_FORWARD;
-	if (!agrees(write, DW_REVERSE, pair->old_columns))
-		refuse_disagreement(write, pair);
+	refuse_disagreement(write, pair);
 	return VERDICT_KEEP;
 }
 
 static Verdict
 decide(DwWrite *write, const DwPair *pair)
 {
-	bool		inserted = write->row->before == NULL;
-
-	if (inserted && agrees(write, DW_FORWARD, pair->new_columns))
-		return VERDICT_KEEP;
 	if (is_written(write, pair->new_columns) ||
 		(write->reverse_on && pair->old_columns != NULL && is_written(write, pair->filled_once)))
 		return decide_new_side(write, pair);
-	if (inserted || !write->compiled->filled || is_written(write, pair->old_columns) || is_written(write, pair->read))
+	if (write->row->before == NULL || !write->compiled->filled ||
+		is_written(write, pair->old_columns) || is_written(write, pair->read))
 		return VERDICT_FORWARD;
 	return VERDICT_KEEP;
 }
