@@ -248,6 +248,16 @@ make_writable(const char *view, Oid target, TupleDesc columns)
 						 " FOR EACH ROW EXECUTE FUNCTION dualwrite.write_read_view()", view));
 }
 
+/* What is left is a view like any other, which gets its defaults from the table below. */
+static void
+make_unwritable(const char *view, TupleDesc columns)
+{
+	execute_ddl(psprintf("DROP TRIGGER IF EXISTS " WRITE_TRIGGER " ON %s", view));
+	for (int i = 0; i < columns->natts; i++)
+		execute_ddl(psprintf("ALTER VIEW %s ALTER COLUMN %s DROP DEFAULT", view,
+							 quote_identifier(NameStr(TupleDescAttr(columns, i)->attname))));
+}
+
 static void
 register_view(Oid view, const DwMapping *mapping, const char *strategy, const char *shape)
 {
@@ -371,7 +381,7 @@ make_plain(const DwMigration *migration, const DwNotedView *noted)
 
 	/* its owner could create it, so he can replace it; whoever drives the migration need not be able to */
 	dw_owner_enter(&scope, dw_relation_owner(noted->view), true);
-	execute_ddl(psprintf("DROP TRIGGER IF EXISTS " WRITE_TRIGGER " ON %s", dw_table_name(noted->view)));
+	make_unwritable(dw_table_name(noted->view), plan.columns);
 	execute_ddl(psprintf("CREATE OR REPLACE VIEW %s WITH (security_invoker = true) AS %s",
 						 dw_table_name(noted->view), dw_view_plain_query(&plan)));
 	dw_owner_leave(&scope);
