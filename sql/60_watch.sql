@@ -127,21 +127,23 @@ CREATE FUNCTION _dualwrite.estimated_rows(relation oid) RETURNS double precision
 			AND (c.oid = relation OR c.oid IN (SELECT t.relid FROM pg_partition_tree(relation) t)));
 COMMENT ON FUNCTION _dualwrite.estimated_rows(oid) IS 'rows of a table with its partitions, by the statistics';
 
-/* The comparison under way of each mapping, else the last one; the walk of the old side alone counts as one half of it. */
+/* The comparison under way of each mapping, else the last one. */
 CREATE VIEW _dualwrite.reconcile_progress AS
 	SELECT DISTINCT ON (p.mapping_id) p.mapping_id, p.finished_at IS NOT NULL AS finished, p.rows_compared, p.started_at, p.updated_at,
 		CASE WHEN p.finished_at IS NOT NULL THEN p.rows_compared ELSE e.rows END AS rows_total,
 		CASE
 			WHEN p.finished_at IS NOT NULL THEN 100
-			WHEN p.stage = 'old' THEN round(least(50.0 * p.rows_compared / nullif(e.rows, 0), 49.9), 1)
-			WHEN p.stage = 'both' THEN round(least(100.0 * p.rows_compared / nullif(e.rows, 0), 98.9), 1)
-			WHEN p.stage = 'new' THEN 50
-			ELSE 99
+			WHEN p.stage = 'begin' THEN 0
+			WHEN p.stage <> 'compare' THEN 99
+			WHEN p.in_step THEN round(least(100.0 * p.rows_compared / nullif(e.rows, 0), 98.9), 1)
+			ELSE least(round(100.0 - 100.0 * (SELECT count(*) FROM _dualwrite.reconcile_range r WHERE r.pass = p.id) / greatest(p.ranges, 1), 1), 98.9)
 		END AS percent,
-		p.finished_at IS NULL AND p.stage IN ('old', 'both') AS steady
+		p.finished_at IS NULL AND p.stage = 'compare' AS steady,
+		CASE WHEN p.finished_at IS NULL THEN p.throttled_by ELSE '{}' END AS throttled_by
 	FROM _dualwrite.reconcile_pass p
 	JOIN _dualwrite.mapping m ON m.id = p.mapping_id
-	CROSS JOIN LATERAL (SELECT greatest(_dualwrite.estimated_rows(m.old_table) * p.sample_percent::float8 / 100, p.rows_compared)::bigint AS rows) e
+	CROSS JOIN LATERAL (SELECT CASE WHEN p.sample_percent > 0
+		THEN greatest(_dualwrite.estimated_rows(m.old_table) * p.sample_percent::float8 / 100, p.rows_compared)::bigint END AS rows) e
 	WHERE p.background OR p.finished_at IS NOT NULL
 	ORDER BY p.mapping_id, p.finished_at IS NOT NULL, p.id DESC;
 
@@ -167,7 +169,7 @@ CREATE VIEW dualwrite.progress AS
 		SELECT g.name, m.old_table, m.new_table, m.ordinal, 'reconcile', p.rows_compared, p.rows_total, trim_scale(p.percent),
 			extract(epoch FROM CASE WHEN p.finished THEN p.updated_at ELSE clock_timestamp() END - p.started_at)::float8,
 			NOT g.paused AND p.steady AND p.updated_at > clock_timestamp() - interval '1 minute',
-			'{}'::text[]
+			p.throttled_by
 		FROM _dualwrite.migration g
 		JOIN _dualwrite.mapping m ON m.migration_id = g.id
 		JOIN _dualwrite.reconcile_progress p ON p.mapping_id = m.id
@@ -208,17 +210,28 @@ CREATE VIEW dualwrite.drift_summary AS
 	FROM _dualwrite.migration g
 	JOIN _dualwrite.mapping m ON m.migration_id = g.id
 	LEFT JOIN LATERAL (
-		SELECT p.id, p.finished_at, p.rows_compared FROM _dualwrite.reconcile_pass p
+		SELECT p.id, p.finished_at, p.rows_compared, greatest(p.rows_compared, p.rows_total) AS rows_total FROM _dualwrite.reconcile_pass p
 		WHERE p.mapping_id = m.id AND p.finished_at IS NOT NULL ORDER BY p.id DESC LIMIT 1) p ON true
 	CROSS JOIN LATERAL (
 		SELECT count(*) FILTER (WHERE d.kind = 'missing') AS missing, count(*) FILTER (WHERE d.kind = 'extra') AS extra,
 			count(*) FILTER (WHERE d.kind = 'different') AS different, count(*) AS total
 		FROM _dualwrite.drift d WHERE d.mapping_id = m.id AND d.state = 'open') o
 	CROSS JOIN LATERAL (
-		SELECT CASE WHEN p.id IS NOT NULL THEN trim_scale(round(o.total / greatest(p.rows_compared, 1)::numeric, 12)) END AS drift_rate,
+		SELECT CASE WHEN p.id IS NOT NULL THEN trim_scale(round(o.total / greatest(p.rows_total, 1)::numeric, 12)) END AS drift_rate,
 			coalesce((SELECT s.value FROM _dualwrite.setting s WHERE s.migration_id = g.id AND s.setting = 'drift_alert_rate'),
 				(SELECT l.value FROM _dualwrite.setting_list() l WHERE l.setting = 'drift_alert_rate'))::numeric AS alert_rate) r
 	ORDER BY g.name, m.ordinal;
+
+CREATE VIEW dualwrite.drift_history AS
+	SELECT g.name AS migration, m.old_table, m.new_table, p.started_at, p.finished_at,
+		CASE p.sample_percent WHEN 100 THEN 'full' WHEN 0 THEN 'incremental' ELSE 'sample' END AS kind,
+		p.rows_compared, p.missing, p.extra, p.different, p.repaired,
+		trim_scale(round((p.missing + p.extra + p.different) / greatest(p.rows_compared, p.rows_total, 1)::numeric, 12)) AS drift_rate
+	FROM _dualwrite.reconcile_pass p
+	JOIN _dualwrite.mapping m ON m.id = p.mapping_id
+	JOIN _dualwrite.migration g ON g.id = m.migration_id
+	WHERE p.finished_at IS NOT NULL
+	ORDER BY p.id;
 
 CREATE VIEW dualwrite.mirror_stats AS
 	SELECT g.name AS migration, m.old_table, m.new_table, d.direction,
@@ -265,9 +278,11 @@ CREATE VIEW dualwrite.workers AS
 			WHEN w.role = 'backfill' THEN (SELECT string_agg(format('%s: block %s of %s', b.heap, b.next_block, b.end_block), ', ' ORDER BY m.ordinal, b.ordinal)
 				FROM _dualwrite.backfill b JOIN _dualwrite.mapping m ON m.id = b.mapping_id
 				WHERE m.migration_id = g.id AND b.finished_at IS NULL AND b.next_block > 0 AND b.next_block < b.end_block)
-			WHEN w.role = 'reconcile' THEN (SELECT format('%s: %s rows compared', p.heap, p.rows_compared)
+			WHEN w.role = 'reconcile' THEN (SELECT CASE WHEN p.throttled_by <> '{}' THEN 'waits: ' || array_to_string(p.throttled_by, ', ')
+					ELSE format('%s: %s rows compared%s', m.old_table, p.rows_compared,
+						CASE p.sample_percent WHEN 0 THEN ' of those that have changed' ELSE '' END) END
 				FROM _dualwrite.reconcile_pass p JOIN _dualwrite.mapping m ON m.id = p.mapping_id
-				WHERE m.migration_id = g.id AND p.finished_at IS NULL AND p.background ORDER BY p.id DESC LIMIT 1)
+				WHERE m.migration_id = g.id AND p.finished_at IS NULL AND p.background AND p.epoch = g.epoch ORDER BY p.id LIMIT 1)
 			WHEN w.role = 'queue' THEN (SELECT format('%s keys queued', count(*))
 				FROM _dualwrite.queue q JOIN _dualwrite.mapping m ON m.id = q.mapping_id WHERE m.migration_id = g.id AND NOT q.dead)
 		END AS doing,
@@ -352,6 +367,20 @@ COMMENT ON COLUMN dualwrite.drift_summary.extra IS 'open keys without an old row
 COMMENT ON COLUMN dualwrite.drift_summary.different IS 'open keys whose rows differ; NULL before the first comparison';
 COMMENT ON COLUMN dualwrite.drift_summary.drift_rate IS 'open keys as a share of the rows compared';
 COMMENT ON COLUMN dualwrite.drift_summary.alert IS 'is the rate above drift_alert_rate?';
+
+COMMENT ON VIEW dualwrite.drift_history IS 'each comparison that has ended, for as long as reconcile_retention says';
+COMMENT ON COLUMN dualwrite.drift_history.migration IS 'name of the migration';
+COMMENT ON COLUMN dualwrite.drift_history.old_table IS 'old table';
+COMMENT ON COLUMN dualwrite.drift_history.new_table IS 'new table';
+COMMENT ON COLUMN dualwrite.drift_history.started_at IS 'when it began';
+COMMENT ON COLUMN dualwrite.drift_history.finished_at IS 'when it ended';
+COMMENT ON COLUMN dualwrite.drift_history.kind IS 'full; incremental: rows that have changed since an earlier one, and open drift; sample';
+COMMENT ON COLUMN dualwrite.drift_history.rows_compared IS 'keys that it looked at';
+COMMENT ON COLUMN dualwrite.drift_history.missing IS 'open drift that it saw: no new row';
+COMMENT ON COLUMN dualwrite.drift_history.extra IS 'no old row';
+COMMENT ON COLUMN dualwrite.drift_history.different IS 'rows that differ';
+COMMENT ON COLUMN dualwrite.drift_history.repaired IS 'keys that it repaired';
+COMMENT ON COLUMN dualwrite.drift_history.drift_rate IS 'drift that it saw as a share of all rows';
 
 COMMENT ON VIEW dualwrite.mirror_stats IS 'what the mirrors did, one row a mapping and direction; kept in shared memory, so since the server started';
 COMMENT ON COLUMN dualwrite.mirror_stats.migration IS 'name of the migration';

@@ -1,80 +1,26 @@
 /*
- * compare.c: both sides of a mapping under one snapshot.
+ * compare.c: a row, or a key, of a mapping on both sides under one snapshot.
  *
  * Every transaction that writes one side writes the other before it commits, so under one snapshot they agree on every
  * key, whatever is going on: no row is locked, nothing is waited for and nothing is looked at twice.  The exception is a
  * foreign table, which has no part in the snapshot; a difference there counts only if it is still the same one under a
  * newer snapshot.  The locks come before the snapshot: one that is older than a rewrite of the table would find it empty.
  *
- * Missing and different keys are found from the old side, extra ones from the new, each row by looking its counterpart
- * up.  Where both key indexes have the same order, both sides are walked in step instead, and only rows that have not met
- * their counterpart are looked up.  So it decides nothing by order: were the orders not the same after all, it would only be slow.
- *
  * Nothing here writes anything.
  */
 #include "postgres.h"
 
-#include "compare.h"
-#include "apply.h"
-#include "attempt.h"
-#include "expression.h"
-#include "owner.h"
+#include "comparing.h"
 #include "pairing.h"
 #include "queue.h"
-#include "walk.h"
 
-#include "access/nbtree.h"
 #include "access/xact.h"
-#include "common/hashfn.h"
-#include "executor/tuptable.h"
 #include "miscadmin.h"
 #include "utils/builtins.h"
 #include "utils/datum.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
-#include "utils/timestamp.h"
 #include "utils/typcache.h"
-
-/* Differences are kept in memory until the slice ends; past so many bytes it ends early. */
-#define DW_SLICE_BYTES (16 * 1024 * 1024)
-
-/* How many rows pass between looks at the clock. */
-#define DW_CLOCK_ROWS 64
-
-/* A mapping with its old side open. */
-typedef struct DwSide
-{
-	DwCompiled *compiled;
-	DwLookup   *old;
-	TupleTableSlot *projected;	/* new layout: what the mapping makes of the old row */
-	TupleTableSlot *reversed;	/* old layout: what it makes of the new row */
-	TupleTableSlot *returned;	/* new layout: what it makes of that, there and back */
-} DwSide;
-
-/* How the bytes of a column are held against one another. */
-typedef struct DwSameColumn
-{
-	int			index;
-	int16		length;
-	bool		by_value;
-} DwSameColumn;
-
-struct DwCompare
-{
-	DwSide	   *self;
-	List	   *owners;			/* of DwSide: mappings that own rows of this new table, by ordinal, self in its place */
-	bool		in_place;		/* both sides are one table: neither row can be without the other */
-	DwLookup   *new;			/* NULL for a foreign table */
-	DwTarget   *target;			/* NULL unless it is one */
-	Snapshot	snapshot;
-	int			ncolumns;		/* mapped columns of the new table */
-	struct DwSameColumn *columns;
-	bool		see_queued;
-	bool		careful;		/* catch errors of expressions row by row */
-	bool		failed;			/* the row in hand raised one */
-	MemoryContext context;
-	MemoryContext row_context;
-};
 
 bool
 dw_error_is_of_row(int sqlstate)
@@ -363,6 +309,13 @@ project(DwCompare *compare, DwSide *side, TupleTableSlot *old_row, DwKey *key)
 	return true;
 }
 
+bool
+dw_compare_project(DwCompare *compare, TupleTableSlot *old_row, DwKey *key)
+{
+	compare->failed = false;
+	return project(compare, compare->self, old_row, key);
+}
+
 /* The old row that this mapping turns into the new row with this key, which is left in side->projected; or NULL. */
 static TupleTableSlot *
 counterpart(DwCompare *compare, DwSide *side, const DwKey *key)
@@ -386,8 +339,8 @@ counterpart(DwCompare *compare, DwSide *side, const DwKey *key)
 	return keys_equal(side->compiled, key, &again) ? row : NULL;
 }
 
-static TupleTableSlot *
-find_new(DwCompare *compare, const DwKey *key)
+TupleTableSlot *
+dw_compare_find_new(DwCompare *compare, const DwKey *key)
 {
 	DwLeaf	   *leaf;
 
@@ -519,9 +472,8 @@ differing_columns(DwCompare *compare, TupleTableSlot *old_row, TupleTableSlot *n
 	return columns;
 }
 
-/* An old row, what becomes of it in self->projected, and the new row with that key, or NULL. */
-static DwDifference *
-compare_pair(DwCompare *compare, const DwKey *key, TupleTableSlot *old_row, TupleTableSlot *new_row)
+DwDifference *
+dw_compare_pair(DwCompare *compare, const DwKey *key, TupleTableSlot *old_row, TupleTableSlot *new_row)
 {
 	DwSide	   *self = compare->self;
 	Bitmapset  *columns;
@@ -540,11 +492,10 @@ compare_pair(DwCompare *compare, const DwKey *key, TupleTableSlot *old_row, Tupl
 }
 
 /*
- * A new row: does any mapping that owns rows of this table vouch for it?  If none does, it is reported by the first
- * whose scope it lies in, so that it is reported once.
+ * If no mapping vouches for the row, it is reported by the first whose scope it lies in, so that it is reported once.
  */
-static DwDifference *
-compare_new_row(DwCompare *compare, TupleTableSlot *new_row)
+DwDifference *
+dw_compare_new_row(DwCompare *compare, TupleTableSlot *new_row)
 {
 	DwSide	   *first = NULL;
 	DwKey		key;
@@ -571,9 +522,8 @@ compare_new_row(DwCompare *compare, TupleTableSlot *new_row)
 	return difference(compare, DW_DRIFT_EXTRA, &key, NULL, NULL, new_row);
 }
 
-/* Whether new rows may be extra at all. */
-static bool
-decides_existence(DwCompare *compare)
+bool
+dw_compare_decides_existence(DwCompare *compare)
 {
 	return compare->self->compiled->flow[DW_FORWARD].owns_target && !compare->in_place;
 }
@@ -582,24 +532,38 @@ decides_existence(DwCompare *compare)
 static DwDifference *
 unknown_pair(DwCompare *compare, const DwKey *key)
 {
-	TupleTableSlot *new_row = find_new(compare, key);
+	TupleTableSlot *new_row = dw_compare_find_new(compare, key);
 
 	return difference(compare, new_row == NULL ? DW_DRIFT_MISSING : DW_DRIFT_DIFFERENT, key, NULL, NULL, new_row);
 }
 
-static DwDifference *
-compare_one_key(DwCompare *compare, const DwKey *key)
+DwDifference *
+dw_compare_unprojected(DwCompare *compare, TupleTableSlot *row, bool *has_key)
+{
+	DwAttempt	attempt = {.side = compare->self, .row = row};
+
+	*has_key = true;
+	if (!compare->failed)
+		return NULL;
+	if (run_attempt(compare, attempt_row_key, &attempt))
+		return unknown_pair(compare, &attempt.key_made);
+	*has_key = false;
+	return NULL;
+}
+
+DwDifference *
+dw_compare_one(DwCompare *compare, const DwKey *key)
 {
 	TupleTableSlot *row = counterpart(compare, compare->self, key);
 
 	if (row != NULL)
-		return compare_pair(compare, key, row, find_new(compare, key));
+		return dw_compare_pair(compare, key, row, dw_compare_find_new(compare, key));
 	if (compare->failed)
 		return unknown_pair(compare, key);
-	if (!decides_existence(compare))
+	if (!dw_compare_decides_existence(compare))
 		return NULL;
-	row = find_new(compare, key);
-	return row == NULL ? NULL : compare_new_row(compare, row);
+	row = dw_compare_find_new(compare, key);
+	return row == NULL ? NULL : dw_compare_new_row(compare, row);
 }
 
 static Jsonb *
@@ -608,9 +572,8 @@ copy_json(const Jsonb *json)
 	return json ? memcpy(palloc(VARSIZE(json)), json, VARSIZE(json)) : NULL;
 }
 
-/* To the current context, from the row's. */
-static DwDifference *
-copy_difference(const DwDifference *from)
+DwDifference *
+dw_difference_copy(const DwDifference *from)
 {
 	DwDifference *to = palloc0(sizeof(DwDifference));
 	ListCell   *lc;
@@ -633,43 +596,18 @@ same_json(Jsonb *a, Jsonb *b)
 }
 
 /*
- * Only for foreign tables: is it still so, under a newer snapshot?  The other server's snapshot was taken between the two.  If
- * the old row has not changed meanwhile and was not queued, what was read there had to agree with it.
+ * The other server's snapshot was taken between the two.  If the old row has not changed meanwhile and was not queued, what
+ * was read there had to agree with it.
  */
-static DwDifference *
-confirm(DwCompare *compare, DwDifference *found)
+DwDifference *
+dw_compare_confirm(DwCompare *compare, DwDifference *found)
 {
 	DwDifference *again;
 	DwKey		key;
 
 	dw_key_from_jsonb(compare->self->compiled, found->key, &key);
-	again = compare_one_key(compare, &key);
+	again = dw_compare_one(compare, &key);
 	return again != NULL && again->kind == found->kind && same_json(again->old_values, found->old_values) ? again : NULL;
-}
-
-/* The same for all that a slice has found. */
-static void
-confirm_slice(DwCompare *compare, DwSlice *slice)
-{
-	List	   *found = slice->differences;
-	ListCell   *lc;
-
-	slice->differences = NIL;
-	dw_compare_refresh(compare);
-	foreach(lc, found)
-	{
-		MemoryContext old = MemoryContextSwitchTo(compare->row_context);
-		bool		stands;
-
-		CHECK_FOR_INTERRUPTS();
-		MemoryContextReset(compare->row_context);
-		stands = confirm(compare, lfirst(lc)) != NULL;
-		MemoryContextSwitchTo(old);
-		if (stands)
-			slice->differences = lappend(slice->differences, lfirst(lc));
-		else if (((DwDifference *) lfirst(lc))->kind == DW_DRIFT_EXTRA)
-			slice->rows_compared--;
-	}
 }
 
 DwDifference *
@@ -682,459 +620,13 @@ dw_compare_key(DwCompare *compare, const DwKey *key, bool see_queued)
 	compare->see_queued = see_queued;
 	compare->careful = true;
 	compare->failed = false;
-	found = compare_one_key(compare, key);
+	found = dw_compare_one(compare, key);
 	if (found != NULL && compare->target != NULL)
 	{
 		dw_compare_refresh(compare);
-		found = confirm(compare, found);
+		found = dw_compare_confirm(compare, found);
 	}
 	compare->see_queued = compare->careful = false;
 	MemoryContextSwitchTo(old);
-	return found == NULL ? NULL : copy_difference(found);
-}
-
-/* A slice */
-
-static bool
-drawn(DwWalk *walk, const DwSlice *slice)
-{
-	return slice->percent >= 100 ||
-		hash_combine(dw_walk_hash(walk), slice->seed) < (double) PG_UINT32_MAX * slice->percent / 100;
-}
-
-/* An old row that the mapping makes nothing of. */
-static DwDifference *
-compare_unprojected(DwCompare *compare, DwSlice *slice, TupleTableSlot *row)
-{
-	DwAttempt	attempt = {.side = compare->self, .row = row};
-
-	if (!compare->failed)
-		return NULL;
-	slice->rows_compared++;
-	if (run_attempt(compare, attempt_row_key, &attempt))
-		return unknown_pair(compare, &attempt.key_made);
-	slice->rows_failed++;
-	return NULL;
-}
-
-static DwDifference *
-compare_old_row(DwCompare *compare, DwSlice *slice, TupleTableSlot *row)
-{
-	DwKey		key;
-
-	compare->failed = false;
-	if (!project(compare, compare->self, row, &key))
-		return compare_unprojected(compare, slice, row);
-	slice->rows_compared++;
-	return compare_pair(compare, &key, row, compare->in_place ? row : find_new(compare, &key));
-}
-
-static DwDifference *
-compare_walked_row(DwCompare *compare, DwSlice *slice, TupleTableSlot *row)
-{
-	DwDifference *found;
-
-	if (slice->side == DW_FORWARD)
-		return compare_old_row(compare, slice, row);
-	compare->failed = false;
-	found = compare_new_row(compare, row);
-	slice->rows_compared += found != NULL;
-	return found;
-}
-
-static Size
-difference_bytes(const DwDifference *found)
-{
-	return sizeof(DwDifference) + VARSIZE(found->key) +
-		(found->old_values ? VARSIZE(found->old_values) : 0) + (found->new_values ? VARSIZE(found->new_values) : 0);
-}
-
-/* What a slice has found so far, and whether it has to end. */
-typedef struct SliceMeter
-{
-	DwSlice    *slice;
-	MemoryContext results;
-	TimestampTz start;
-	Size		bytes;			/* of the differences */
-	int64		rows;
-} SliceMeter;
-
-static SliceMeter
-start_meter(DwSlice *slice, MemoryContext results)
-{
-	SliceMeter	meter = {.slice = slice, .results = results, .start = GetCurrentTimestamp()};
-
-	return meter;
-}
-
-/* NULL is allowed: it agrees. */
-static void
-keep_difference(SliceMeter *meter, const DwDifference *found)
-{
-	MemoryContext old;
-
-	if (found == NULL)
-		return;
-	old = MemoryContextSwitchTo(meter->results);
-	meter->slice->differences = lappend(meter->slice->differences, copy_difference(found));
-	meter->bytes += difference_bytes(found);
-	MemoryContextSwitchTo(old);
-}
-
-/* One more row is done: enough? */
-static bool
-slice_is_full(SliceMeter *meter)
-{
-	meter->rows++;
-	return meter->rows >= meter->slice->max_rows || meter->bytes >= DW_SLICE_BYTES ||
-		(meter->rows % DW_CLOCK_ROWS == 0 &&
-		 TimestampDifferenceExceeds(meter->start, GetCurrentTimestamp(), meter->slice->max_ms));
-}
-
-static DwWalk *
-begin_walk(DwCompare *compare, DwDirection side, Oid heap, Jsonb *last_key)
-{
-	DwFlow	   *flow = &compare->self->compiled->flow[side];
-
-	return dw_walk_begin(flow->source_key, flow->source_desc, flow->source_owner, compare->snapshot, heap, last_key);
-}
-
-/* Walk from where the slice stands until a limit or the end. */
-static void
-walk_slice(DwCompare *compare, DwSlice *slice, MemoryContext results)
-{
-	DwWalk	   *walk = begin_walk(compare, slice->side, slice->heap, slice->last_key);
-	SliceMeter	meter = start_meter(slice, results);
-	bool		stop = false;
-	TupleTableSlot *row;
-
-	while (!stop && (row = dw_walk_next(walk)) != NULL)
-	{
-		CHECK_FOR_INTERRUPTS();
-		MemoryContextReset(compare->row_context);
-		MemoryContextSwitchTo(compare->row_context);
-		if (drawn(walk, slice))
-			keep_difference(&meter, compare_walked_row(compare, slice, row));
-		MemoryContextSwitchTo(results);
-		stop = slice_is_full(&meter);
-	}
-	slice->finished = !stop;
-	if (stop)
-		dw_walk_position(walk, &slice->heap, &slice->last_key);
-	dw_walk_end(walk);
-	if (compare->target != NULL && slice->differences != NIL)
-		confirm_slice(compare, slice);
-}
-
-/* Both sides in step */
-
-/* Is the new column with this number the old column with that number, under another type at most? */
-static bool
-is_same_column(DwCompiled *compiled, Relation old, AttrNumber new_column, AttrNumber old_column)
-{
-	Form_pg_attribute att = TupleDescAttr(compiled->flow[DW_FORWARD].target_desc, new_column - 1);
-	ListCell   *lc;
-
-	foreach(lc, compiled->mapping->columns[DW_FORWARD])
-	{
-		DwColumn   *column = lfirst(lc);
-
-		if (strcmp(column->name, NameStr(att->attname)) == 0)
-		{
-			DwExpression *parsed = dw_expression_parse(column->expression, old, NULL, att->atttypid, att->atttypmod,
-													   att->attcollation, column->name);
-
-			return parsed->column == old_column && parsed->lossless;
-		}
-	}
-	return false;
-}
-
-/* Do these indexes put their rows in the same order, column by column? */
-static bool
-same_order(DwCompiled *compiled, DwLeaf *old, DwLeaf *new)
-{
-	int			n = IndexRelationGetNumberOfKeyAttributes(new->index);
-
-	if (IndexRelationGetNumberOfKeyAttributes(old->index) != n)
-		return false;
-	for (int i = 0; i < n; i++)
-		if (old->index->rd_opfamily[i] != new->index->rd_opfamily[i] ||
-			old->index->rd_indcollation[i] != new->index->rd_indcollation[i] ||
-			old->index->rd_indoption[i] != new->index->rd_indoption[i] ||
-			!is_same_column(compiled, old->rel, new->index->rd_index->indkey.values[i],
-							old->index->rd_index->indkey.values[i]))
-			return false;
-	return true;
-}
-
-/* Can both sides be walked in step, and does that say whether new rows are extra? */
-static bool
-share_order(DwCompare *compare)
-{
-	DwCompiled *compiled = compare->self->compiled;
-	DwLookup   *old = compare->self->old;
-	DwLookup   *new = compare->new;
-	DwOwnerScope scope;
-	bool		result;
-
-	if (new == NULL || old->partitioned || new->partitioned || !decides_existence(compare))
-		return false;
-	dw_owner_enter(&scope, compiled->flow[DW_FORWARD].source_owner, true);
-	result = same_order(compiled, dw_lookup_leaf(old, old->shape->relid), dw_lookup_leaf(new, new->shape->relid));
-	dw_owner_leave(&scope);
-	return result;
-}
-
-/* In the order of the new side's index. */
-static int
-order_keys(DwLeaf *leaf, int ncolumns, const DwKey *a, const DwKey *b)
-{
-	for (int i = 0; i < ncolumns; i++)
-	{
-		int			column = leaf->key_position[i];
-		int			order;
-
-		/* of a type passed by value, mostly: the same number, so the same key */
-		if (a->values[column] == b->values[column])
-			continue;
-		order = DatumGetInt32(FunctionCall2Coll(index_getprocinfo(leaf->index, i + 1, BTORDER_PROC),
-															leaf->index->rd_indcollation[i],
-															a->values[column], b->values[column]));
-
-		if (order != 0)
-			return (leaf->index->rd_indoption[i] & INDOPTION_DESC) ? -order : order;
-	}
-	return 0;
-}
-
-/* Two walks, each one row ahead of what has been compared. */
-typedef struct Step
-{
-	DwCompare  *compare;
-	SliceMeter	meter;
-	DwLeaf	   *leaf;			/* of the new side, for its index */
-	DwWalk	   *old_walk;
-	DwWalk	   *new_walk;
-	TupleTableSlot *old_row;	/* NULL: that side is through */
-	TupleTableSlot *new_row;
-	bool		projected;		/* the old row leads to a new one, with this key */
-	DwKey		old_key;		/* as a key of the new side */
-	DwKey		new_key;
-} Step;
-
-/* What a scan allocates stays in use. */
-static TupleTableSlot *
-walk_on(Step *step, DwWalk *walk)
-{
-	MemoryContext old = MemoryContextSwitchTo(step->meter.results);
-	TupleTableSlot *row = dw_walk_next(walk);
-
-	MemoryContextSwitchTo(old);
-	return row;
-}
-
-static void
-next_old(Step *step)
-{
-	DwCompare  *compare = step->compare;
-
-	step->old_row = walk_on(step, step->old_walk);
-	if (step->old_row == NULL)
-		return;
-	compare->failed = false;
-	step->projected = project(compare, compare->self, step->old_row, &step->old_key);
-}
-
-static void
-next_new(Step *step)
-{
-	step->new_row = walk_on(step, step->new_walk);
-	if (step->new_row != NULL)
-		dw_key_of_new(step->compare->self->compiled, step->new_row, &step->new_key);
-}
-
-/* The old row, with its counterpart where they have met. */
-static void
-take_old(Step *step, TupleTableSlot *new_row)
-{
-	DwCompare  *compare = step->compare;
-	DwSlice    *slice = step->meter.slice;
-
-	if (step->projected)
-	{
-		slice->rows_compared++;
-		keep_difference(&step->meter, compare_pair(compare, &step->old_key, step->old_row,
-												   new_row ? new_row : find_new(compare, &step->old_key)));
-	}
-	else
-		keep_difference(&step->meter, compare_unprojected(compare, slice, step->old_row));
-}
-
-/* A new row that has not met its counterpart: looking for that projects another old row into the same place. */
-static void
-take_new(Step *step)
-{
-	DwCompare  *compare = step->compare;
-	DwDifference *found;
-
-	compare->failed = false;
-	found = compare_new_row(compare, step->new_row);
-	step->meter.slice->rows_compared += found != NULL;
-	keep_difference(&step->meter, found);
-}
-
-/* Whatever comes first; both if they meet. */
-static void
-take_first(Step *step)
-{
-	int			order = -1;
-
-	if (step->new_row != NULL && step->projected)
-		order = order_keys(step->leaf, step->compare->self->compiled->new_key.ncolumns, &step->old_key, &step->new_key);
-	if (order <= 0)
-		take_old(step, order == 0 ? step->new_row : NULL);
-	else
-	{
-		take_new(step);
-		step->compare->failed = false;
-		step->projected = project(step->compare, step->compare->self, step->old_row, &step->old_key);
-	}
-	if (order <= 0)
-		next_old(step);
-	if (order >= 0)
-		next_new(step);
-}
-
-static Jsonb *
-pair_positions(Jsonb *old, Jsonb *new)
-{
-	StringInfoData json;
-
-	initStringInfo(&json);
-	appendStringInfoChar(&json, '[');
-	JsonbToCString(&json, &old->root, VARSIZE(old));
-	appendStringInfoString(&json, ", ");
-	if (new != NULL)
-		JsonbToCString(&json, &new->root, VARSIZE(new));
-	else
-		appendStringInfoString(&json, "null");
-	appendStringInfoChar(&json, ']');
-	return DatumGetJsonbP(DirectFunctionCall1(jsonb_in, CStringGetDatum(json.data)));
-}
-
-/* Part i of a pair, NULL for null. */
-static Jsonb *
-part_of_pair(Jsonb *pair, uint32 i)
-{
-	JsonbValue *value = pair ? getIthJsonbValueFromContainer(&pair->root, i) : NULL;
-
-	return value == NULL || value->type == jbvNull ? NULL : JsonbValueToJsonb(value);
-}
-
-/* As walk_slice, both sides in one go.  Where it ends, what is left of each side has met nothing that is done. */
-static void
-walk_both(DwCompare *compare, DwSlice *slice, MemoryContext results)
-{
-	Oid			old_table = compare->self->old->shape->relid;
-	Oid			new_table = compare->new->shape->relid;
-	Jsonb	   *old_position = part_of_pair(slice->last_key, 0);
-	Jsonb	   *new_position = part_of_pair(slice->last_key, 1);
-	bool		stop = false;
-	Step		step = {
-		.compare = compare,
-		.meter = start_meter(slice, results),
-		.leaf = dw_lookup_leaf(compare->new, new_table),
-		.old_walk = begin_walk(compare, DW_FORWARD, old_position ? old_table : InvalidOid, old_position),
-		.new_walk = begin_walk(compare, DW_REVERSE, new_position ? new_table : InvalidOid, new_position)
-	};
-
-	MemoryContextSwitchTo(compare->row_context);
-	next_old(&step);
-	next_new(&step);
-	while (step.old_row != NULL && !stop)
-	{
-		CHECK_FOR_INTERRUPTS();
-		take_first(&step);
-		MemoryContextReset(compare->row_context);
-		stop = slice_is_full(&step.meter);
-	}
-	/* the rows that were read ahead are looked up, as their counterparts will be when they are met */
-	if (step.old_row != NULL)
-		take_old(&step, NULL);
-	if (step.new_row != NULL)
-		take_new(&step);
-	MemoryContextSwitchTo(results);
-
-	slice->finished = step.old_row == NULL;
-	dw_walk_position(step.new_walk, &slice->heap, &new_position);
-	if (slice->finished)
-	{
-		slice->heap = new_position ? new_table : InvalidOid;
-		slice->last_key = new_position;
-	}
-	else
-	{
-		dw_walk_position(step.old_walk, &slice->heap, &old_position);
-		slice->last_key = pair_positions(old_position, new_position);
-	}
-	dw_walk_end(step.new_walk);
-	dw_walk_end(step.old_walk);
-}
-
-typedef struct SliceWork
-{
-	int32		mapping_id;
-	DwSlice    *slice;
-	bool		both;			/* what the caller wants: slice->both */
-	bool		careful;
-	bool		gone;			/* result: there is no such mapping */
-} SliceWork;
-
-/* One attempt at the slice. */
-static void
-work_slice(void *arg)
-{
-	SliceWork  *work = arg;
-	DwSlice    *slice = work->slice;
-	MemoryContext results = CurrentMemoryContext;
-	DwCompare  *compare = dw_compare_open(work->mapping_id);
-
-	slice->rows_compared = 0;
-	slice->rows_failed = 0;
-	slice->differences = NIL;
-	slice->finished = true;
-	slice->both = work->both;
-	work->gone = compare == NULL;
-	if (compare == NULL)
-		return;
-	compare->careful = work->careful;
-	if (slice->both)
-		slice->both = share_order(compare);
-	if (slice->both)
-		walk_both(compare, slice, results);
-	else if (work->both && slice->last_key != NULL)
-		slice->finished = false;
-	else if (slice->side == DW_FORWARD || decides_existence(compare))
-		walk_slice(compare, slice, results);
-	dw_compare_close(compare);
-}
-
-bool
-dw_compare_slice(int32 mapping_id, DwSlice *slice)
-{
-	SliceWork	work = {.mapping_id = mapping_id, .slice = slice, .both = slice->both};
-	Oid			heap = slice->heap;
-	Jsonb	   *last_key = slice->last_key;
-	DwError		error;
-
-	if (dw_try(work_slice, &work, false, dw_error_is_of_row, &error))
-		return !work.gone;
-
-	/* some row cannot be evaluated: once more from the same place, telling such rows apart */
-	slice->heap = heap;
-	slice->last_key = last_key;
-	work.careful = true;
-	work_slice(&work);
-	return !work.gone;
+	return found == NULL ? NULL : dw_difference_copy(found);
 }

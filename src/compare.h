@@ -25,24 +25,7 @@ typedef struct DwDifference
 	Jsonb	   *new_values;		/* mapped columns of the new row; NULL for missing */
 } DwDifference;
 
-/* A slice of one side, in key order: what to compare, and what came of it. */
-typedef struct DwSlice
-{
-	DwDirection side;			/* rows of its source are walked: DW_FORWARD finds missing and different, DW_REVERSE extra */
-	bool		both;			/* with DW_FORWARD: walk both sides in step, where that can be done; now, whether it was */
-	Oid			heap;			/* behind this key of this leaf; moved on */
-	Jsonb	   *last_key;		/* both: an array of that of the old side and that of the new, or null */
-	int64		max_rows;		/* it ends after so many rows, or so much time, or when memory fills up */
-	int			max_ms;
-	double		percent;		/* of the keys, chosen by their hash */
-	uint32		seed;			/* for that */
-	int64		rows_compared;	/* keys that have a row on either side */
-	int64		rows_failed;	/* of those: rows for which not even a key can be computed; a WARNING tells why */
-	List	   *differences;	/* of DwDifference */
-	bool		finished;		/* that side is through; both: the old side is, and heap and last_key are of the new one */
-} DwSlice;
-
-typedef struct DwCompare DwCompare; /* private to compare.c */
+typedef struct DwCompare DwCompare; /* see comparing.h */
 
 /*
  * Lock both sides (and those of the mappings that share the new table) ACCESS SHARE with all leaves, then take the newest snapshot.
@@ -62,11 +45,8 @@ extern void dw_compare_refresh(DwCompare *compare);
  */
 extern DwDifference *dw_compare_key(DwCompare *compare, const DwKey *key, bool see_queued);
 
-/*
- * One slice, in a subtransaction of its own, which leaves nothing behind.  Its results are allocated in the current context.
- * One that began with both sides in step and cannot go on so is left where it was.  false: the mapping is gone.  A row whose expressions fail does not end it: it counts as differing, without old values.
- */
-extern bool dw_compare_slice(int32 mapping_id, DwSlice *slice);
+/* A copy in the current memory context. */
+extern DwDifference *dw_difference_copy(const DwDifference *from);
 
 /* May an error of this SQLSTATE be put down to the row that was being worked on? */
 extern bool dw_error_is_of_row(int sqlstate);

@@ -410,6 +410,7 @@ compile_flow(DwCompiled *compiled, DwDirection direction, Relation source, Relat
 											   MakeSingleTupleTableSlot(flow->target_desc, &TTSOpsVirtual),
 											   NULL, NULL);
 	compiled->user_code |= projection->user_code;
+	compiled->reads_tables |= projection->user_code || projection->statement != NULL;
 }
 
 /* A cast that narrows an integer column raises an error for values that cannot be; it is asked beforehand instead. */

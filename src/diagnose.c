@@ -287,7 +287,7 @@ check_comparison(Diagnosis *diagnosis)
 	dw_sql_begin(&sql);
 	late = dw_sql("SELECT FROM _dualwrite.mapping m WHERE m.migration_id = $1 AND $2 > greatest($3,"
 				  " (SELECT max(p.finished_at) FROM _dualwrite.reconcile_pass p"
-				  "   WHERE p.mapping_id = m.id AND p.epoch = $4 AND p.sample_percent = 100))"
+				  "   WHERE p.mapping_id = m.id AND p.epoch = $4 AND p.sample_percent IN (0, 100)))"
 				  " AND NOT EXISTS (SELECT FROM _dualwrite.reconcile_pass p WHERE p.mapping_id = m.id AND p.epoch = $4"
 				  "  AND p.finished_at IS NULL) LIMIT 1",
 				  4, (DwArg[]) {DW_INT4(migration->id),

@@ -29,17 +29,29 @@ dw_drift_kind_name(DwDriftKind kind)
 	return kind_names[kind];
 }
 
-bool
-dw_drift_lock(int32 mapping_id, bool wait)
+static bool
+acquire(int32 mapping_id, LOCKMODE mode, bool wait)
 {
 	LOCKTAG		tag;
 
 	SET_LOCKTAG_ADVISORY(tag, MyDatabaseId, (uint32) mapping_id, 0, DW_LOCK_CLASS);
-	if (LockAcquire(&tag, ExclusiveLock, false, !wait) == LOCKACQUIRE_NOT_AVAIL)
+	if (LockAcquire(&tag, mode, false, !wait) == LOCKACQUIRE_NOT_AVAIL)
 		return false;
 	/* whoever locks the list is about to compare, and writes it by what he sees */
 	dw_queue_hold(mapping_id);
 	return true;
+}
+
+bool
+dw_drift_lock(int32 mapping_id, bool wait)
+{
+	return acquire(mapping_id, ExclusiveLock, wait);
+}
+
+bool
+dw_drift_share(int32 mapping_id)
+{
+	return acquire(mapping_id, ShareLock, false);
 }
 
 static void

@@ -2,7 +2,8 @@
  * drift.h: the list of keys whose sides disagree.
  *
  * Whoever writes it for a mapping holds that mapping's drift lock, so that a comparison and a repair at the same time
- * neither wait for each other's rows nor deadlock over them.
+ * neither wait for each other's rows nor deadlock over them.  Those who compare different parts of it hold it in common: one
+ * statement a transaction records what each has found, in the order of keys.
  */
 #ifndef DW_DRIFT_H
 #define DW_DRIFT_H
@@ -17,6 +18,8 @@ typedef struct DwTally
 
 /* Until the end of the transaction.  wait = false: false when another one has it. */
 extern bool dw_drift_lock(int32 mapping_id, bool wait);
+/* In common with others who compare; false when somebody has it alone, or waits for that. */
+extern bool dw_drift_share(int32 mapping_id);
 
 /*
  * Put differences down as seen by a pass: a row a key, refreshed when it is there already.  One that is ignored stays so

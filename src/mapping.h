@@ -73,6 +73,7 @@ typedef struct DwCompiled
 	DwKeyShape	new_key;
 	bool		new_is_foreign;
 	bool		user_code;		/* some expression calls a function that is neither built in nor in C */
+	bool		reads_tables;	/* some expression has a sub-select, or code of users, which may: a row is not all it depends on */
 	DwFlow		flow[2];		/* by DwDirection */
 	MemoryContext context;
 	struct DwKeyMap *key_map[2];	/* by direction: source key to target key; private to compile.c */

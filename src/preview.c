@@ -76,12 +76,13 @@ preview_mapping(DwCompiled *compiled, int rows, Tuplestorestate *store, TupleDes
 	MemoryContext row_context = AllocSetContextCreate(CurrentMemoryContext, "dualwrite preview", ALLOCSET_DEFAULT_SIZES);
 	TupleTableSlot *out = MakeSingleTupleTableSlot(flow->target_desc, &TTSOpsVirtual);
 	TupleTableSlot *row;
+	const DwSpan whole = {InvalidOid, NULL, InvalidOid, NULL};
 	DwWalk	   *walk;
 
 	/* taken after the locks: a table rewritten before them must not look empty */
 	PushActiveSnapshot(GetLatestSnapshot());
 	walk = dw_walk_begin(compiled->flow[DW_FORWARD].source_key, flow->source_desc, dw_relation_owner(flow->source),
-						 GetActiveSnapshot(), InvalidOid, NULL);
+						 GetActiveSnapshot(), &whole);
 	while (rows-- > 0 && (row = dw_walk_next(walk)) != NULL)
 	{
 		MemoryContext old = MemoryContextSwitchTo(row_context);

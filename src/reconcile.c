@@ -1,10 +1,14 @@
 /*
  * reconcile.c: passes over a mapping, a chunk at a time.
  *
- * A pass compares the old side, then the new side, or both in step and then what is left of the new; then it looks again at every key of the drift list that it did not meet,
- * and, where that is wanted, repairs what is left.  Where it stands is kept in its row, changed in the transaction that
- * did the work, so that it goes on after a crash or a restart.  A pass belongs to the epoch in which it began: after a
+ * A pass is cut into ranges, which together are all of both sides, or all that has changed since an earlier pass.  When all
+ * of them are compared it looks again at every key of the drift list that it did not meet, and, where that is wanted,
+ * repairs what is left.  Where it stands is kept in its row and in those of its ranges, changed in the transaction that did
+ * the work, so that it goes on after a crash or a restart.  A pass belongs to the epoch in which it began: after a
  * change of phase it is given up, because what it found before proves nothing about what holds now.
+ *
+ * Any number of processes work on the ranges of one pass, holding the lock on the mapping's drift in common; all else is
+ * done by one that has it alone.  In the foreground all of it is one transaction, and its ranges are never stored.
  *
  * Only the last stage writes user tables, and only through repair.c.
  */
@@ -12,11 +16,16 @@
 
 #include "reconcile.h"
 #include "attempt.h"
+#include "cut.h"
 #include "drift.h"
+#include "owner.h"
 #include "pass.h"
+#include "ranges.h"
 #include "repair.h"
 #include "settings.h"
 #include "sql.h"
+#include "throttle.h"
+#include "touched.h"
 
 #include "catalog/pg_type.h"
 #include "commands/async.h"
@@ -26,13 +35,25 @@
 #include "utils/json.h"
 #include "utils/memutils.h"
 
-/* Rows of one chunk, at most, in the background and in the foreground: the time limit usually comes first. */
-#define DW_CHUNK_ROWS 10000
-#define DW_CHUNK_ROWS_FOREGROUND 100000
+/* Time of a chunk in the foreground, where it only bounds what is kept in memory. */
 #define DW_CHUNK_MS_FOREGROUND 1000
+
+/* Ranges of a background pass, a side: enough for many processes to end at about the same time. */
+#define DW_MOST_RANGES 64
+
+/* A pass of what has changed that meets more than this share of all rows is dearer than a full one. */
+#define DW_INCREMENTAL_SHARE 0.2
 
 /* Keys of the drift list looked at again in one chunk, and repaired in one group. */
 #define DW_RECHECK_KEYS 500
+
+/* How long a pass waits for older writers: without their end it works, but the next one cannot rest on it. */
+#define DW_SETTLE_MS 5000
+#define DW_SETTLE_POLL_MS 50
+
+/* How long to wait for other processes at the same pass, and while there is too much load. */
+#define DW_BESIDE_MS 20
+#define DW_THROTTLED_MS 1000
 
 /* How long to leave a mapping alone that a foreground comparison or repair works on. */
 #define DW_YIELD_MS 1000
@@ -43,13 +64,27 @@ is_full(const DwPass *pass)
 	return pass->sample_percent >= 100;
 }
 
+static bool
+is_incremental(const DwPass *pass)
+{
+	return pass->sample_percent == DW_INCREMENTAL;
+}
+
 /* The next stage, at its beginning. */
 static void
 enter_stage(DwPass *pass, DwStage stage)
 {
 	pass->stage = stage;
-	pass->heap = InvalidOid;
 	pass->last_key = NULL;
+}
+
+/* From the beginning, as nothing of it holds. */
+static void
+begin_anew(DwPass *pass)
+{
+	pass->rows_compared = 0;
+	memset(&pass->found, 0, sizeof(pass->found));
+	enter_stage(pass, DW_STAGE_BEGIN);
 }
 
 static bool
@@ -67,74 +102,42 @@ epoch_has_changed(const DwMigration *migration)
 	return now == NULL || now->epoch != migration->epoch;
 }
 
-/* Both sides can no longer be walked in step: what the pass has seen of the new side is not all up to any key of the old. */
 static void
-begin_anew(DwPass *pass)
+leave_compare(DwPass *pass)
 {
-	pass->rows_compared = 0;
-	memset(&pass->found, 0, sizeof(pass->found));
-	enter_stage(pass, DW_STAGE_OLD);
+	enter_stage(pass, is_full(pass) || is_incremental(pass) ? DW_STAGE_RECHECK : DW_STAGE_DONE);
 }
 
-/* Has the pass yet to find out whether both sides can be walked in step, or found that they can?  A sample draws by key. */
-static bool
-both_wanted(const DwPass *pass)
+typedef enum DwProgress
 {
-	return pass->stage == DW_STAGE_BOTH ||
-		(pass->stage == DW_STAGE_OLD && !OidIsValid(pass->heap) && is_full(pass));
-}
+	DW_PROGRESS_VOID,			/* the phase has changed, or the mapping is gone */
+	DW_PROGRESS_ANEW,			/* the pass has to begin anew */
+	DW_PROGRESS_MORE,
+	DW_PROGRESS_FINISHED		/* the range is through */
+} DwProgress;
 
-static void
-leave_stage(DwPass *pass)
-{
-	switch (pass->stage)
-	{
-		case DW_STAGE_OLD:
-			enter_stage(pass, DW_STAGE_NEW);
-			break;
-		case DW_STAGE_BOTH:
-			/* from where that got to on the new side */
-			pass->stage = DW_STAGE_NEW;
-			break;
-		default:
-			enter_stage(pass, is_full(pass) ? DW_STAGE_RECHECK : DW_STAGE_DONE);
-			break;
-	}
-}
-
-/* Stages old, both and new: compare a slice.  false: the pass is void. */
-static bool
-compare_chunk(const DwMigration *migration, DwPass *pass)
+/* A slice of a range; what it finds is recorded, and added to the pass. */
+static DwProgress
+compare_chunk(const DwMigration *migration, DwPass *pass, DwRange *range)
 {
 	DwSlice		slice = {
-		.side = pass->stage == DW_STAGE_NEW ? DW_REVERSE : DW_FORWARD,
-		.both = both_wanted(pass),
-		.heap = pass->heap,
-		.last_key = pass->last_key,
-		.max_rows = pass->background ? DW_CHUNK_ROWS : DW_CHUNK_ROWS_FOREGROUND,
+		.range = *range,
+		.mark = pass->since,
 		.max_ms = pass->background ? (int) dw_setting_int(migration->id, "reconcile_chunk_ms") : DW_CHUNK_MS_FOREGROUND,
 		.percent = pass->sample_percent,
 		.seed = (uint32) pass->id,
 	};
 
 	/* read after the snapshot: if the phase is the same still, it was so when the snapshot was taken */
-	if (!dw_compare_slice(pass->mapping_id, &slice) || epoch_has_changed(migration))
-		return false;
-	if (pass->stage == DW_STAGE_BOTH && !slice.both)
-	{
-		begin_anew(pass);
-		return true;
-	}
-	if (slice.both)
-		pass->stage = DW_STAGE_BOTH;
+	if (!dw_slice_run(pass->mapping_id, &slice) || epoch_has_changed(migration))
+		return DW_PROGRESS_VOID;
+	if (slice.out_of_step)
+		return DW_PROGRESS_ANEW;
 	dw_drift_record(dw_compiled_get(pass->mapping_id), pass->id, slice.differences, &pass->found);
 	pass->rows_compared += slice.rows_compared;
 	pass->found.kinds[DW_DRIFT_DIFFERENT] += slice.rows_failed;
-	pass->heap = slice.heap;
-	pass->last_key = slice.last_key;
-	if (slice.finished)
-		leave_stage(pass);
-	return true;
+	*range = slice.range;
+	return slice.finished ? DW_PROGRESS_FINISHED : DW_PROGRESS_MORE;
 }
 
 /* Look at these keys again; those that agree and those that do not. */
@@ -163,7 +166,7 @@ compare_keys(DwPass *pass, List *keys, List **agreeing, List **differing)
 }
 
 /* Stage recheck: keys of the drift list that neither side has led to. */
-static bool
+static DwProgress
 recheck_chunk(const DwMigration *migration, DwPass *pass)
 {
 	List	   *keys = dw_drift_unseen(pass->mapping_id, pass->id, pass->last_key, DW_RECHECK_KEYS);
@@ -172,7 +175,7 @@ recheck_chunk(const DwMigration *migration, DwPass *pass)
 
 	compare_keys(pass, keys, &agreeing, &differing);
 	if (epoch_has_changed(migration))
-		return false;
+		return DW_PROGRESS_VOID;
 	dw_drift_gone(pass->mapping_id, agreeing);
 	if (differing != NIL)
 		dw_drift_record(dw_compiled_get(pass->mapping_id), pass->id, differing, &pass->found);
@@ -180,11 +183,11 @@ recheck_chunk(const DwMigration *migration, DwPass *pass)
 		pass->last_key = llast(keys);
 	else
 		enter_stage(pass, repair_wanted(migration, pass) ? DW_STAGE_REPAIR : DW_STAGE_DONE);
-	return true;
+	return DW_PROGRESS_MORE;
 }
 
 /* Stage repair: one key a transaction.  The caller has locked the migration. */
-static bool
+static DwProgress
 repair_chunk(const DwMigration *migration, DwPass *pass)
 {
 	DwRepair	repair = {.migration = migration, .mapping_id = pass->mapping_id, .skip_level = DEBUG1};
@@ -195,32 +198,12 @@ repair_chunk(const DwMigration *migration, DwPass *pass)
 	if (keys == NIL)
 	{
 		enter_stage(pass, DW_STAGE_DONE);
-		return true;
+		return DW_PROGRESS_MORE;
 	}
 	dw_repair_keys(&repair, keys);
 	pass->repaired += repair.repaired;
 	pass->last_key = linitial(keys);
-	return true;
-}
-
-/* One chunk of whatever stage the pass is in.  false: the pass is void. */
-static bool
-run_chunk(const DwMigration *migration, DwPass *pass)
-{
-	switch (pass->stage)
-	{
-		case DW_STAGE_OLD:
-		case DW_STAGE_BOTH:
-		case DW_STAGE_NEW:
-			return compare_chunk(migration, pass);
-		case DW_STAGE_RECHECK:
-			return recheck_chunk(migration, pass);
-		case DW_STAGE_REPAIR:
-			return repair_chunk(migration, pass);
-		case DW_STAGE_DONE:
-			break;
-	}
-	return true;
+	return DW_PROGRESS_MORE;
 }
 
 /* Tell the log and whoever listens, when a pass has found more than the alert rate allows. */
@@ -228,7 +211,8 @@ static void
 alert_if_due(const DwMigration *migration, const DwPass *pass)
 {
 	int64		found = dw_pass_found(pass);
-	double		rate = (double) found / Max(pass->rows_compared, 1);
+	int64		rows = is_incremental(pass) ? Max(pass->rows_total, pass->rows_compared) : pass->rows_compared;
+	double		rate = (double) found / Max(rows, 1);
 	DwMapping  *mapping = dw_mapping_by_id(pass->mapping_id);
 	StringInfoData payload;
 
@@ -237,7 +221,7 @@ alert_if_due(const DwMigration *migration, const DwPass *pass)
 	ereport(WARNING,
 			(errcode(ERRCODE_DATA_EXCEPTION),
 			 errmsg("migration \"%s\": " INT64_FORMAT " of " INT64_FORMAT " rows differ between %s and %s",
-					migration->name, found, pass->rows_compared, mapping->old_name, mapping->new_name),
+					migration->name, found, rows, mapping->old_name, mapping->new_name),
 			 errhint("Inspect dualwrite.drift, then call dualwrite.repair(%s).", quote_literal_cstr(migration->name))));
 	initStringInfo(&payload);
 	appendStringInfoString(&payload, "{\"alert\": \"drift\", \"migration\": ");
@@ -247,8 +231,23 @@ alert_if_due(const DwMigration *migration, const DwPass *pass)
 	appendStringInfoString(&payload, ", \"new_table\": ");
 	escape_json(&payload, mapping->new_name);
 	appendStringInfo(&payload, ", \"differing\": " INT64_FORMAT ", \"rows_compared\": " INT64_FORMAT "}",
-					 found, pass->rows_compared);
+					 found, rows);
 	Async_Notify("dualwrite", payload.data);
+}
+
+/* The next pass: of what has changed where there is a clean full one that it can rest on, and not too old. */
+static void
+begin_next_pass(const DwMigration *migration, const DwPass *base, DwPass *pass)
+{
+	bool		rests = !XLogRecPtrIsInvalid(base->mark.lsn) && dw_mark_usable(&base->mark);
+
+	dw_pass_begin(migration, base->mapping_id, true, rests ? DW_INCREMENTAL : 100, pass);
+	if (!rests)
+		return;
+	pass->since = base->mark;
+	pass->files = base->files;
+	pass->rows_total = base->rows_total;
+	dw_pass_store(pass);
 }
 
 /* The unfinished background pass of this epoch, or the next one that is due.  false: none; *next_due says when. */
@@ -256,54 +255,238 @@ static bool
 current_pass(const DwMigration *migration, DwPass *pass, TimestampTz *next_due)
 {
 	int64		interval = dw_setting_int(migration->id, "reconcile_interval");
-	int32		mapping_id;
+	int64		full_interval = dw_setting_int(migration->id, "reconcile_full_interval");
+	TimestampTz now = GetCurrentTimestamp();
 	TimestampTz last;
+	DwPass		base;
 
 	dw_pass_abandon(migration);
 	if (dw_pass_unfinished(migration, pass))
 		return true;
-	if (migration->phase < DW_PHASE_VERIFY || interval == 0 || !dw_pass_oldest(migration, &mapping_id, &last))
+	if (migration->phase < DW_PHASE_VERIFY || interval == 0 ||
+		!dw_pass_oldest(migration, TimestampTzPlusMilliseconds(now, -full_interval), &last, &base))
 		return false;
 	if (last != DT_NOBEGIN)
 	{
 		*next_due = TimestampTzPlusMilliseconds(last, interval);
-		if (*next_due > GetCurrentTimestamp())
+		if (*next_due > now)
 			return false;
 	}
-	dw_pass_begin(migration, mapping_id, true, 100, pass);
+	/* another process may have begun one in the meantime */
+	if (dw_drift_lock(base.mapping_id, false) && !dw_pass_unfinished(migration, pass))
+		begin_next_pass(migration, &base, pass);
+	else if (!dw_pass_unfinished(migration, pass))
+	{
+		*next_due = TimestampTzPlusMilliseconds(now, DW_YIELD_MS);
+		return false;
+	}
 	return true;
 }
 
-typedef struct ChunkWork
+/* One step of background work. */
+typedef struct StepWork
 {
 	const DwMigration *migration;
 	DwPass	   *pass;
-	bool		yielded;		/* results: a foreground comparison or repair has the list */
-	bool		stands;			/* the pass is not void */
-} ChunkWork;
+	long		wait_ms;		/* result: nothing to do before then */
+	bool		done;			/* result: the pass has ended */
+} StepWork;
 
-static void
-work_chunk(void *arg)
+/* Nobody else is at the pass, and it stands as *pass says, read again.  false: not so, come back. */
+static bool
+take_alone(StepWork *work)
 {
-	ChunkWork  *work = arg;
-	const DwMigration *migration = work->migration;
+	DwPass	   *pass = work->pass;
+	int64		id = pass->id;
+	DwStage		stage = pass->stage;
 
-	if (work->pass->stage == DW_STAGE_REPAIR)
+	if (!dw_drift_lock(pass->mapping_id, false))
+	{
+		work->wait_ms = DW_BESIDE_MS;
+		return false;
+	}
+	return dw_pass_unfinished(work->migration, pass) && pass->id == id && pass->stage == stage;
+}
+
+/* A chunk of a range.  What is found is added to the pass last: others wait for its row until this transaction ends. */
+static void
+work_range(StepWork *work, DwRange *range)
+{
+	DwPass		part = *work->pass;
+	DwPass	   *pass = work->pass;
+
+	part.rows_compared = 0;
+	memset(&part.found, 0, sizeof(part.found));
+	switch (compare_chunk(work->migration, &part, range))
+	{
+		case DW_PROGRESS_VOID:
+			break;
+		case DW_PROGRESS_ANEW:
+			dw_pass_restart(pass->id);
+			break;
+		case DW_PROGRESS_MORE:
+			dw_range_store(pass->id, range, false);
+			dw_pass_add(&part);
+			break;
+		case DW_PROGRESS_FINISHED:
+			dw_range_store(pass->id, range, true);
+			dw_pass_add(&part);
+			break;
+	}
+	if (is_incremental(pass) && pass->rows_compared + part.rows_compared > 1000 + pass->rows_total * DW_INCREMENTAL_SHARE)
+		dw_pass_restart(pass->id);
+}
+
+/* Stage compare. */
+static void
+work_ranges(StepWork *work)
+{
+	DwPass	   *pass = work->pass;
+	DwRange		range;
+
+	if (!dw_drift_share(pass->mapping_id))
+	{
+		work->wait_ms = DW_YIELD_MS;
+		return;
+	}
+	switch (dw_range_claim(pass->id, &range))
+	{
+		case DW_CLAIMED:
+			work_range(work, &range);
+			break;
+		case DW_CLAIM_ALL_TAKEN:
+			work->wait_ms = DW_BESIDE_MS;
+			break;
+		case DW_CLAIM_NONE_LEFT:
+			if (take_alone(work))
+			{
+				leave_compare(pass);
+				dw_pass_store(pass);
+			}
+			break;
+	}
+}
+
+/* Note from where on a later pass would have to look.  false: wait for writers that are older than that. */
+static bool
+make_mark(StepWork *work)
+{
+	DwPass	   *pass = work->pass;
+	char	   *files;
+
+	if (!XLogRecPtrIsInvalid(pass->mark.lsn))
+	{
+		if (dw_mark_settled(&pass->mark))
+			return true;
+		work->wait_ms = DW_SETTLE_POLL_MS;
+		if (!TimestampDifferenceExceeds(pass->started_at, GetCurrentTimestamp(), DW_SETTLE_MS))
+			return false;
+		work->wait_ms = 0;
+		memset(&pass->mark, 0, sizeof(pass->mark));
+		return true;
+	}
+	/* the files before the mark: one that is written anew later is another one */
+	files = dw_setting_int(work->migration->id, "reconcile_full_interval") > 0 ? dw_touched_files(pass->mapping_id) : NULL;
+	if (is_incremental(pass) && (files == NULL || pass->files == NULL || strcmp(files, pass->files) != 0))
+		pass->sample_percent = 100;
+	pass->files = files;
+	if (files == NULL)
+		return true;
+	pass->mark = dw_mark_now();
+	dw_pass_store(pass);
+	return false;
+}
+
+static DwProgress
+begin_pass(StepWork *work)
+{
+	DwPass	   *pass = work->pass;
+	List	   *ranges;
+
+	if (!make_mark(work))
+		return DW_PROGRESS_MORE;
+	ranges = is_incremental(pass) ? dw_cut_by_block(pass->mapping_id) :
+		dw_cut_by_key(pass->mapping_id, is_full(pass), DW_MOST_RANGES);
+	if ((ranges == NIL && !is_incremental(pass)) || epoch_has_changed(work->migration))
+		return DW_PROGRESS_VOID;
+	begin_anew(pass);
+	enter_stage(pass, DW_STAGE_COMPARE);
+	dw_ranges_replace(pass->id, ranges);
+	return DW_PROGRESS_MORE;
+}
+
+/* Stages in which only one process has something to do. */
+static void
+work_alone(StepWork *work)
+{
+	const DwMigration *migration = work->migration;
+	DwPass	   *pass = work->pass;
+	DwProgress	progress = DW_PROGRESS_VOID;
+
+	if (pass->stage == DW_STAGE_REPAIR)
 	{
 		/* the truth must not change under a repair; locked before the drift, as dualwrite.repair does */
 		migration = dw_migration_by_id(work->migration->id, true);
 		if (migration == NULL || migration->epoch != work->migration->epoch || migration->paused)
 			return;
 	}
-	work->yielded = !dw_drift_lock(work->pass->mapping_id, false);
-	work->stands = !work->yielded && run_chunk(migration, work->pass);
+	if (!take_alone(work))
+		return;
+	switch (pass->stage)
+	{
+		case DW_STAGE_BEGIN:
+			progress = begin_pass(work);
+			break;
+		case DW_STAGE_RECHECK:
+			progress = recheck_chunk(migration, pass);
+			break;
+		case DW_STAGE_REPAIR:
+			progress = repair_chunk(migration, pass);
+			break;
+		case DW_STAGE_COMPARE:
+		case DW_STAGE_DONE:
+			break;
+	}
+	if (progress == DW_PROGRESS_VOID)
+		return;
+	dw_pass_store(pass);
+	work->done = pass->stage == DW_STAGE_DONE;
+}
+
+static void
+work_step(void *arg)
+{
+	StepWork   *work = arg;
+
+	work->wait_ms = 0;
+	if (work->pass->stage == DW_STAGE_COMPARE)
+		work_ranges(work);
+	else
+		work_alone(work);
+}
+
+/* Too much load, or somebody waits for the tables. */
+static bool
+is_held_back(const DwMigration *migration, const DwPass *pass)
+{
+	DwMapping  *mapping = dw_mapping_by_id(pass->mapping_id);
+	List	   *tripped;
+
+	if (mapping == NULL)
+		return false;
+	tripped = dw_throttle_read_signals(migration->id, list_concat(dw_heaps_of(mapping->old_table, NoLock),
+																  dw_heaps_of(mapping->new_table, NoLock)),
+									   dw_relation_owner(mapping->old_table));
+	if (tripped != NIL)
+		dw_pass_throttled(pass->id, tripped);
+	return tripped != NIL;
 }
 
 DwStep
 dw_reconcile_step(const DwMigration *migration, TimestampTz *next_due)
 {
 	DwPass		pass;
-	ChunkWork	work = {.migration = migration, .pass = &pass};
+	StepWork	work = {.migration = migration, .pass = &pass};
 	DwError		error;
 
 	*next_due = DT_NOEND;
@@ -314,16 +497,27 @@ dw_reconcile_step(const DwMigration *migration, TimestampTz *next_due)
 		return DW_STEP_IDLE;
 
 	*next_due = GetCurrentTimestamp();
-	if (!dw_try(work_chunk, &work, false, dw_error_is_lock, &error) || work.yielded)
+	if (is_held_back(migration, &pass))
 	{
-		*next_due = TimestampTzPlusMilliseconds(*next_due, DW_YIELD_MS);
+		*next_due = TimestampTzPlusMilliseconds(*next_due, DW_THROTTLED_MS);
 		return DW_STEP_WAIT;
 	}
-	if (work.stands)
-		dw_pass_store(&pass);
-	if (work.stands && pass.stage == DW_STAGE_DONE)
+	if (!dw_try(work_step, &work, false, dw_error_is_lock, &error))
+		work.wait_ms = DW_YIELD_MS;
+	if (work.wait_ms > 0)
+	{
+		*next_due = TimestampTzPlusMilliseconds(*next_due, work.wait_ms);
+		return DW_STEP_WAIT;
+	}
+	if (work.done)
 		alert_if_due(migration, &pass);
 	return DW_STEP_WORKED;
+}
+
+int
+dw_reconcile_openings(const DwMigration *migration)
+{
+	return dw_ranges_left(migration->id);
 }
 
 void
@@ -332,33 +526,60 @@ dw_reconcile_request(const DwMigration *migration)
 	dw_pass_request(migration, 100);
 }
 
+/* The ranges of a foreground pass, one after the other.  What they need lives in chunk, which is reset between chunks. */
+static void
+compare_foreground(const DwMigration *migration, DwPass *pass, MemoryContext chunk)
+{
+	MemoryContext old = CurrentMemoryContext;
+	List	   *ranges = dw_cut_by_key(pass->mapping_id, is_full(pass), 1);
+	ListCell   *lc;
+
+	foreach(lc, ranges)
+	{
+		DwRange    *range = lfirst(lc);
+		DwProgress	progress = DW_PROGRESS_MORE;
+
+		while (progress == DW_PROGRESS_MORE)
+		{
+			Jsonb	   *last_key;
+
+			CHECK_FOR_INTERRUPTS();
+			MemoryContextSwitchTo(chunk);
+			progress = compare_chunk(migration, pass, range);
+			MemoryContextSwitchTo(old);
+			last_key = range->span.last_key;
+			range->span.last_key = last_key ? memcpy(palloc(VARSIZE(last_key)), last_key, VARSIZE(last_key)) : NULL;
+			MemoryContextReset(chunk);
+		}
+		if (progress != DW_PROGRESS_FINISHED)
+			ereport(ERROR,
+					(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+					 errmsg("migration \"%s\" has changed during the comparison", migration->name),
+					 errhint("Call dualwrite.reconcile again.")));
+	}
+	leave_compare(pass);
+}
+
 void
 dw_reconcile_foreground(const DwMigration *migration, int32 mapping_id, double sample_percent, DwPass *pass)
 {
 	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext, "dualwrite reconcile", ALLOCSET_DEFAULT_SIZES);
-	MemoryContext old = CurrentMemoryContext;
+	MemoryContext chunk = AllocSetContextCreate(context, "dualwrite reconcile chunk", ALLOCSET_DEFAULT_SIZES);
+	MemoryContext old = MemoryContextSwitchTo(context);
 
 	dw_drift_lock(mapping_id, true);
 	dw_pass_begin(migration, mapping_id, false, sample_percent, pass);
+	compare_foreground(migration, pass, chunk);
 	while (pass->stage != DW_STAGE_DONE)
-	{
-		MemoryContext chunk = AllocSetContextCreate(old, "dualwrite reconcile chunk", ALLOCSET_DEFAULT_SIZES);
-
-		CHECK_FOR_INTERRUPTS();
-		MemoryContextSwitchTo(chunk);
-		if (!run_chunk(migration, pass))
+		if (recheck_chunk(migration, pass) == DW_PROGRESS_VOID)
 			ereport(ERROR,
 					(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 					 errmsg("phase of migration \"%s\" has changed during the comparison", migration->name),
 					 errhint("Call dualwrite.reconcile again.")));
-		/* the position is in the old chunk's memory */
-		MemoryContextDelete(context);
-		context = chunk;
-	}
-	MemoryContextSwitchTo(old);
-	MemoryContextDelete(context);
 	pass->last_key = NULL;
 	dw_pass_store(pass);
+	MemoryContextSwitchTo(old);
+	MemoryContextDelete(context);
 }
 
 int64

@@ -6,13 +6,20 @@
 
 #include "mapping.h"
 
+struct DwPass;
+
 /*
  * One chunk of the background pass that is under way or due by reconcile_interval (or asked for), in the current transaction and under one snapshot.
  * next_due: when the next pass begins.
  */
 extern DwStep dw_reconcile_step(const DwMigration *migration, TimestampTz *next_due);
+/* How many processes could find something to do in a pass just now. */
+extern int	dw_reconcile_openings(const DwMigration *migration);
 /* Ask for a background pass now. */
 extern void dw_reconcile_request(const DwMigration *migration);
+
+/* A whole pass in the caller's transaction, and what came of it. */
+extern void dw_reconcile_foreground(const DwMigration *migration, int32 mapping_id, double sample_percent, struct DwPass *pass);
 
 /* Bring one key to agreement from the truth, or say that it would be (dry_run); the overwritten image goes to drift. */
 extern bool dw_repair_key(const DwMigration *migration, DwCompiled *compiled, const DwKey *key, bool dry_run);

@@ -271,35 +271,51 @@ static const struct
 {
 	const char *name;			/* as throttled_by shows it */
 	DwSignalState (*read) (const DwSignalArgs *args);
+	bool		readers;		/* work that only reads yields to it, too */
 }			signals[] =
 {
-	{"replica lag", dw_signal_replication_lag},
-	{"disconnected standby", dw_signal_standby_absence},
-	{"slot retention", dw_signal_slot_retention},
-	{"lost slot", dw_signal_lost_slot},
-	{"WAL archive", dw_signal_archive},
-	{"WAL rate", dw_signal_wal_rate},
-	{"active backends", signal_active_backends},
-	{"lock waiters", signal_lock_waiters},
-	{"autovacuum", signal_autovacuum},
-	{"oldest xmin", signal_oldest_xmin},
-	{"throttle query", signal_throttle_query},
+	{"replica lag", dw_signal_replication_lag, false},
+	{"disconnected standby", dw_signal_standby_absence, false},
+	{"slot retention", dw_signal_slot_retention, false},
+	{"lost slot", dw_signal_lost_slot, false},
+	{"WAL archive", dw_signal_archive, false},
+	{"WAL rate", dw_signal_wal_rate, false},
+	{"active backends", signal_active_backends, true},
+	{"lock waiters", signal_lock_waiters, true},
+	{"autovacuum", signal_autovacuum, false},
+	{"oldest xmin", signal_oldest_xmin, false},
+	{"throttle query", signal_throttle_query, true},
 };
 
-List *
-dw_throttle_signals(int32 migration_id, List *relids, Oid owner)
+static List *
+read_signals(int32 migration_id, List *relids, Oid owner, bool readers_only)
 {
 	DwSignalArgs args = {migration_id, relids, owner};
 	List	   *tripped = NIL;
 
 	for (size_t i = 0; i < lengthof(signals); i++)
 	{
-		DwSignalState state = signals[i].read(&args);
+		DwSignalState state;
 
+		if (readers_only && !signals[i].readers)
+			continue;
+		state = signals[i].read(&args);
 		if (state == DW_SIGNAL_TRIPPED)
 			tripped = lappend(tripped, pstrdup(signals[i].name));
 		else if (state == DW_SIGNAL_UNREADABLE)
 			tripped = lappend(tripped, psprintf("%s (unreadable)", signals[i].name));
 	}
 	return tripped;
+}
+
+List *
+dw_throttle_signals(int32 migration_id, List *relids, Oid owner)
+{
+	return read_signals(migration_id, relids, owner, false);
+}
+
+List *
+dw_throttle_read_signals(int32 migration_id, List *relids, Oid owner)
+{
+	return read_signals(migration_id, relids, owner, true);
 }

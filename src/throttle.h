@@ -31,4 +31,7 @@ extern long dw_throttle_rest(double took_ms, double ratio);
  */
 extern List *dw_throttle_signals(int32 migration_id, List *relids, Oid owner);
 
+/* The same for work that only reads: load and locks, nothing about WAL. */
+extern List *dw_throttle_read_signals(int32 migration_id, List *relids, Oid owner);
+
 #endif							/* DW_THROTTLE_H */

@@ -1,10 +1,10 @@
 /*
  * walk.c: the rows of one side of a mapping in key order, from where an earlier transaction stopped.
  *
- * A table is walked leaf by leaf, leaves by OID, each by its own index of the key; a foreign table by SELECTs on it.  The
- * position is kept as text, because it must outlive a restart of the server.  To go on behind (a, b, c) takes three
- * scans, one after the other: (= a, = b, > c), (= a, > b), (> a).  Each is an ordinary range of the index, whatever mix of
- * ascending and descending columns it has, which one row comparison could not express.
+ * A table is walked leaf by leaf, leaves by OID, each by its own index of the key; a foreign table by SELECTs on it.  To go
+ * on behind (a, b, c) takes three scans, one after the other: (= a, = b, > c), (= a, > b), (> a).  Each is an ordinary
+ * range of the index, whatever mix of ascending and descending columns it has, which one row comparison could not express.
+ * Where the walk ends before the index does, its first column says so, and the others are held against each row.
  *
  * The rows of a page of an ordinary table are fetched together, which is what makes a walk faster than an index scan.
  * Under an MVCC snapshot that reads the same: what it sees stays where it is.
@@ -15,6 +15,7 @@
 
 #include "walk.h"
 #include "owner.h"
+#include "position.h"
 
 #include "access/heapam.h"
 #include "access/nbtree.h"
@@ -28,9 +29,6 @@
 #include "storage/bufmgr.h"
 #include "utils/builtins.h"
 #include "utils/datum.h"
-#include "utils/fmgrprotos.h"
-#include "utils/guc.h"
-#include "utils/json.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/syscache.h"
@@ -60,10 +58,14 @@ struct DwWalk
 	TupleDesc	desc;			/* of the table */
 	Oid			owner;
 	Snapshot	snapshot;
+	Oid			end_heap;		/* the last one to be walked, or (without end_key) the first that is not; InvalidOid: all */
+	Jsonb	   *end_key;
 	List	   *heaps;			/* still to be walked, the current one first */
 	bool		resumed;		/* the current heap is entered behind start */
 	int			depth;			/* column of the current scan that is a range; -1: the last or only scan */
 	Datum		start[INDEX_MAX_KEYS];
+	bool		bounded;		/* the current heap is left behind end */
+	Datum		end[INDEX_MAX_KEYS];
 	int			ncolumns;		/* of the key, in the order walked */
 	AttrNumber	columns[INDEX_MAX_KEYS];	/* in the layout of row */
 	TupleTableSlot *row;		/* last row in the layout of the leaf */
@@ -81,79 +83,47 @@ struct DwWalk
 	uint64		next;			/* row of it to return next */
 };
 
-static int
-enter_text_settings(void)
-{
-	int			nest = NewGUCNestLevel();
-
-	(void) set_config_option("DateStyle", "ISO, YMD", PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
-	(void) set_config_option("IntervalStyle", "postgres", PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
-	(void) set_config_option("extra_float_digits", "1", PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
-	(void) set_config_option("lc_monetary", "C", PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
-	return nest;
-}
-
-/* Type of a key column, whose text form is kept: domains as what they are over, so that no check of theirs runs. */
+/* Type of a key column, whose text form is kept: domains as what they are over. */
 static Oid
 column_type(DwWalk *walk, int i)
 {
 	return getBaseType(TupleDescAttr(walk->row->tts_tupleDescriptor, walk->columns[i] - 1)->atttypid);
 }
 
-/* last_key, an array of texts, to walk->start.  false: it has another number of columns, the index is another one. */
-static bool
-read_position(DwWalk *walk, Jsonb *last_key)
+static void
+column_types(DwWalk *walk, Oid *types)
 {
-	DwOwnerScope scope;
-	int			nest;
-
-	if (!JB_ROOT_IS_ARRAY(last_key) || (int) JB_ROOT_COUNT(last_key) != walk->ncolumns)
-		return false;
-	dw_owner_enter(&scope, walk->owner, true);
-	nest = enter_text_settings();
 	for (int i = 0; i < walk->ncolumns; i++)
-	{
-		JsonbValue *value = getIthJsonbValueFromContainer(&last_key->root, i);
-		Oid			input;
-		Oid			io_parameter;
+		types[i] = column_type(walk, i);
+}
 
-		getTypeInputInfo(column_type(walk, i), &input, &io_parameter);
-		walk->start[i] = OidInputFunctionCall(input, pnstrdup(value->val.string.val, value->val.string.len),
-											  io_parameter, -1);
-	}
-	AtEOXact_GUC(false, nest);
-	dw_owner_leave(&scope);
-	return true;
+/* A stored position to values.  false: it has another number of columns, the index is another one. */
+static bool
+read_position(DwWalk *walk, Jsonb *position, Datum *values)
+{
+	Oid			types[INDEX_MAX_KEYS];
+
+	column_types(walk, types);
+	return dw_position_read(walk->owner, position, walk->ncolumns, types, values);
 }
 
 bool
 dw_walk_position(DwWalk *walk, Oid *heap, Jsonb **last_key)
 {
-	DwOwnerScope scope;
-	StringInfoData json;
-	int			nest;
+	Oid			types[INDEX_MAX_KEYS];
+	Datum		values[INDEX_MAX_KEYS];
 
 	if (walk->row == NULL || TTS_EMPTY(walk->row))
 		return false;
-	initStringInfo(&json);
-	dw_owner_enter(&scope, walk->owner, true);
-	nest = enter_text_settings();
+	column_types(walk, types);
 	for (int i = 0; i < walk->ncolumns; i++)
 	{
-		Oid			output;
-		bool		is_varlena;
 		bool		isnull;
-		Datum		value = slot_getattr(walk->row, walk->columns[i], &isnull);
 
-		getTypeOutputInfo(column_type(walk, i), &output, &is_varlena);
-		appendStringInfoString(&json, i == 0 ? "[" : ", ");
-		escape_json(&json, OidOutputFunctionCall(output, value));
+		values[i] = slot_getattr(walk->row, walk->columns[i], &isnull);
 	}
-	appendStringInfoChar(&json, ']');
-	AtEOXact_GUC(false, nest);
-	dw_owner_leave(&scope);
 	*heap = walk->foreign ? walk->shape->relid : walk->leaf->relid;
-	*last_key = DatumGetJsonbP(DirectFunctionCall1(jsonb_in, CStringGetDatum(json.data)));
+	*last_key = dw_position_write(walk->owner, walk->ncolumns, types, values);
 	return true;
 }
 
@@ -175,37 +145,57 @@ dw_walk_hash(DwWalk *walk)
 
 /* Heap tables */
 
-/* One condition on column i of the index: equal to the start, or behind it in the order of the index. */
+/* One condition on column i of the index; strategy: as in the order of the index. */
 static void
-init_scankey(DwWalk *walk, int i, bool behind, ScanKey key)
+init_scankey(DwWalk *walk, int i, StrategyNumber strategy, Datum value, ScanKey key)
 {
 	Relation	index = walk->leaf->index;
 	Oid			type = index->rd_opcintype[i];
-	StrategyNumber strategy = BTEqualStrategyNumber;
 	Oid			operator;
 
-	if (behind)
-		strategy = (index->rd_indoption[i] & INDOPTION_DESC) ? BTLessStrategyNumber : BTGreaterStrategyNumber;
+	if (index->rd_indoption[i] & INDOPTION_DESC)
+		strategy = BTCommuteStrategyNumber(strategy);
 	operator = get_opfamily_member(index->rd_opfamily[i], type, type, strategy);
 	if (!OidIsValid(operator))
 		elog(ERROR, "missing operator %d(%u,%u) in opfamily %u", strategy, type, type, index->rd_opfamily[i]);
-	ScanKeyEntryInitialize(key, 0, i + 1, strategy, type, index->rd_indcollation[i], get_opcode(operator),
-						   walk->start[i]);
+	ScanKeyEntryInitialize(key, 0, i + 1, strategy, type, index->rd_indcollation[i], get_opcode(operator), value);
 }
 
 static void
 begin_index_scan(DwWalk *walk)
 {
-	ScanKeyData keys[INDEX_MAX_KEYS];
-	int			nkeys = walk->depth + 1;
+	ScanKeyData keys[INDEX_MAX_KEYS + 1];
+	int			nkeys = 0;
 
-	for (int i = 0; i < nkeys; i++)
-		init_scankey(walk, i, i == walk->depth, &keys[i]);
+	if (walk->bounded)
+		init_scankey(walk, 0, BTLessEqualStrategyNumber, walk->end[0], &keys[nkeys++]);
+	for (int i = 0; i <= walk->depth; i++)
+		init_scankey(walk, i, i == walk->depth ? BTGreaterStrategyNumber : BTEqualStrategyNumber, walk->start[i], &keys[nkeys++]);
 	walk->scan = dw_index_beginscan(walk->leaf->rel, walk->leaf->index, walk->snapshot, nkeys);
 	index_rescan(walk->scan, keys, nkeys, NULL, 0);
 	walk->ahead = NULL;
 	if (walk->leaf->rel->rd_tableam == GetHeapamTableAmRoutine() && IsMVCCSnapshot(walk->snapshot))
 		walk->ahead = palloc0(sizeof(ReadAhead));
+}
+
+/* Does the row lie behind the end, where the condition on the first column alone does not tell? */
+static bool
+is_behind_end(DwWalk *walk)
+{
+	Relation	index = walk->leaf->index;
+
+	for (int i = 0; i < walk->ncolumns; i++)
+	{
+		bool		isnull;
+		Datum		value = slot_getattr(walk->row, walk->columns[i], &isnull);
+		int			order;
+
+		order = DatumGetInt32(FunctionCall2Coll(index_getprocinfo(index, i + 1, BTORDER_PROC), index->rd_indcollation[i],
+												value, walk->end[i]));
+		if (order != 0)
+			return (index->rd_indoption[i] & INDOPTION_DESC) ? order < 0 : order > 0;
+	}
+	return false;
 }
 
 static void
@@ -296,7 +286,9 @@ enter_leaf(DwWalk *walk, Jsonb *last_key)
 	walk->ncolumns = IndexRelationGetNumberOfKeyAttributes(index);
 	for (int i = 0; i < walk->ncolumns; i++)
 		walk->columns[i] = index->rd_index->indkey.values[i];
-	walk->resumed = last_key != NULL && read_position(walk, last_key);
+	walk->resumed = last_key != NULL && read_position(walk, last_key, walk->start);
+	walk->bounded = walk->end_key != NULL && walk->end_heap == walk->leaf->relid &&
+		read_position(walk, walk->end_key, walk->end);
 	walk->depth = walk->resumed ? walk->ncolumns - 1 : -1;
 	begin_index_scan(walk);
 }
@@ -328,7 +320,14 @@ next_heap_row(DwWalk *walk)
 		bool		more;
 
 		if (fetch_row(walk))
+		{
+			if (walk->bounded && walk->ncolumns > 1 && is_behind_end(walk))
+			{
+				end_index_scan(walk);
+				break;
+			}
 			return dw_leaf_row(walk->lookup, walk->leaf);
+		}
 		old = MemoryContextSwitchTo(walk->context);
 		more = next_index_scan(walk);
 		MemoryContextSwitchTo(old);
@@ -340,14 +339,21 @@ next_heap_row(DwWalk *walk)
 
 /* Leaves to be walked, by OID, beginning with heap (InvalidOid: all). */
 static List *
-leaves_from(Oid relid, Oid heap)
+leaves_of(DwWalk *walk, Oid heap)
 {
 	List	   *leaves = NIL;
 	ListCell   *lc;
 
-	foreach(lc, dw_heaps_of(relid, AccessShareLock))
-		if (get_rel_relkind(lfirst_oid(lc)) == RELKIND_RELATION && lfirst_oid(lc) >= heap)
-			leaves = lappend_oid(leaves, lfirst_oid(lc));
+	foreach(lc, dw_heaps_of(walk->shape->relid, AccessShareLock))
+	{
+		Oid			leaf = lfirst_oid(lc);
+
+		if (get_rel_relkind(leaf) != RELKIND_RELATION || leaf < heap)
+			continue;
+		if (OidIsValid(walk->end_heap) && (walk->end_key ? leaf > walk->end_heap : leaf >= walk->end_heap))
+			continue;
+		leaves = lappend_oid(leaves, leaf);
+	}
 	list_sort(leaves, list_oid_cmp);
 	return leaves;
 }
@@ -512,7 +518,7 @@ begin_foreign(DwWalk *walk, Jsonb *last_key)
 	walk->row = MakeSingleTupleTableSlot(walk->desc, &TTSOpsVirtual);
 	walk->ncolumns = walk->shape->ncolumns;
 	memcpy(walk->columns, walk->shape->columns, sizeof(walk->columns));
-	walk->resumed = last_key != NULL && read_position(walk, last_key);
+	walk->resumed = last_key != NULL && read_position(walk, last_key, walk->start);
 	walk->depth = walk->resumed ? walk->ncolumns - 1 : -1;
 	if (SPI_connect() != SPI_OK_CONNECT)
 		elog(ERROR, "SPI_connect failed");
@@ -521,7 +527,7 @@ begin_foreign(DwWalk *walk, Jsonb *last_key)
 }
 
 DwWalk *
-dw_walk_begin(const DwKeyShape *shape, TupleDesc desc, Oid owner, Snapshot snapshot, Oid heap, Jsonb *last_key)
+dw_walk_begin(const DwKeyShape *shape, TupleDesc desc, Oid owner, Snapshot snapshot, const DwSpan *span)
 {
 	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext, "dualwrite walk", ALLOCSET_DEFAULT_SIZES);
 	MemoryContext old = MemoryContextSwitchTo(context);
@@ -532,14 +538,16 @@ dw_walk_begin(const DwKeyShape *shape, TupleDesc desc, Oid owner, Snapshot snaps
 	walk->owner = owner;
 	walk->snapshot = snapshot;
 	walk->context = context;
+	walk->end_heap = span->end_heap;
+	walk->end_key = span->end_key;
 	if (dw_is_foreign(shape->relid))
-		begin_foreign(walk, last_key);
+		begin_foreign(walk, span->last_key);
 	else
 	{
 		walk->lookup = dw_lookup_open(shape, AccessShareLock);
-		walk->heaps = leaves_from(shape->relid, heap);
+		walk->heaps = leaves_of(walk, span->heap);
 		if (walk->heaps != NIL)
-			enter_leaf(walk, linitial_oid(walk->heaps) == heap ? last_key : NULL);
+			enter_leaf(walk, linitial_oid(walk->heaps) == span->heap ? span->last_key : NULL);
 	}
 	MemoryContextSwitchTo(old);
 	return walk;

@@ -8,14 +8,21 @@
 
 typedef struct DwWalk DwWalk;	/* private to walk.c */
 
+/* A part of a table in the order of its key; leaves come one after the other by OID. */
+typedef struct DwSpan
+{
+	Oid			heap;			/* begin behind this key of this leaf; InvalidOid: with the first row; no key: with its first */
+	Jsonb	   *last_key;
+	Oid			end_heap;		/* end with this key of this leaf; InvalidOid: with the last row; no key: before its first */
+	Jsonb	   *end_key;		/* not for foreign tables */
+} DwSpan;
+
 /*
- * Begin behind the row that heap and last_key name (from dw_walk_position), or with the first row: heap InvalidOid.  A
- * heap that is gone by now is skipped: the walk goes on with the next one.  The caller holds ACCESS SHARE on the table and all its
- * partitions and took the snapshot after that; it stays registered until dw_walk_end.  owner: whose types' input
- * functions may run.
+ * Begin to walk a span.  A heap that is gone by now is skipped: the walk goes on with the next one.  The caller holds
+ * ACCESS SHARE on the table and all its partitions and took the snapshot after that; it stays registered until
+ * dw_walk_end.  owner: whose types' input functions may run.
  */
-extern DwWalk *dw_walk_begin(const DwKeyShape *shape, TupleDesc desc, Oid owner, Snapshot snapshot,
-							 Oid heap, Jsonb *last_key);
+extern DwWalk *dw_walk_begin(const DwKeyShape *shape, TupleDesc desc, Oid owner, Snapshot snapshot, const DwSpan *span);
 
 /* The next row, in the layout of the table, valid until the next call; NULL behind the last one. */
 extern TupleTableSlot *dw_walk_next(DwWalk *walk);

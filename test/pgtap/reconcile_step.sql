@@ -37,7 +37,7 @@ BEGIN
 	END LOOP;
 END $$;
 
--- Another type of the key, rows in no order, single differences and long stretches of them, chunks of 10000 rows
+-- Another type of the key, rows in no order, single differences and long stretches of them, short chunks
 
 CREATE TABLE o (id int PRIMARY KEY, a text);
 CREATE TABLE n (id bigint PRIMARY KEY, a text);
@@ -45,6 +45,7 @@ INSERT INTO o SELECT g, 'a' || g FROM generate_series(-20000, 40000) AS g ORDER 
 SELECT dualwrite.create_migration('m', 'o', 'n');
 CALL dualwrite.run('m', 'verify', '60 s');
 SELECT dualwrite.configure('m', 'reconcile_interval', '0');
+SELECT dualwrite.configure('m', 'reconcile_chunk_ms', '1');
 SELECT results_eq($$SELECT rows_compared, missing + extra + different FROM dualwrite.reconcile('m')$$,
 	$$VALUES (60001::bigint, 0::bigint)$$, 'agreeing');
 CALL bypass('{o, n}',

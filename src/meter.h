@@ -1,0 +1,25 @@
+/*
+ * meter.h: what a slice has found so far, and whether it has to end.
+ */
+#ifndef DW_METER_H
+#define DW_METER_H
+
+#include "slice.h"
+
+typedef struct DwMeter
+{
+	DwSlice    *slice;
+	MemoryContext results;
+	TimestampTz start;
+	Size		bytes;			/* of the differences */
+	int64		rows;
+} DwMeter;
+
+/* Differences are copied to results. */
+extern DwMeter dw_meter_start(DwSlice *slice, MemoryContext results);
+/* NULL is allowed: it agrees. */
+extern void dw_meter_keep(DwMeter *meter, const DwDifference *found);
+/* One more row is done: enough? */
+extern bool dw_meter_full(DwMeter *meter);
+
+#endif							/* DW_METER_H */
