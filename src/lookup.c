@@ -23,6 +23,8 @@
 #include "nodes/makefuncs.h"
 #include "partitioning/partbounds.h"
 #include "partitioning/partdesc.h"
+#include "pgstat.h"
+#include "storage/bufmgr.h"
 #include "storage/lmgr.h"
 #include "storage/predicate.h"
 #include "utils/lsyscache.h"
@@ -324,12 +326,45 @@ key_row(DwLookup *lookup, const DwKey *key)
 	return ExecStoreVirtualTuple(row);
 }
 
+/*
+ * As index_getnext_slot for a heap and an MVCC snapshot, but it leaves the page as it is: who only compares must not prune away
+ * what a comparison of changes has yet to read.
+ */
+static bool
+fetch_untouched(DwLeaf *leaf, Snapshot snapshot)
+{
+	BufferHeapTupleTableSlot *slot = (BufferHeapTupleTableSlot *) leaf->slot;
+	ItemPointer tid;
+
+	ExecClearTuple(leaf->slot);
+	while ((tid = index_getnext_tid(leaf->scan, ForwardScanDirection)) != NULL)
+	{
+		ItemPointerData row = *tid;
+		Buffer		buffer = ReadBuffer(leaf->rel, ItemPointerGetBlockNumber(&row));
+		bool		found;
+
+		LockBuffer(buffer, BUFFER_LOCK_SHARE);
+		found = heap_hot_search_buffer(&row, leaf->rel, buffer, snapshot, &slot->base.tupdata, NULL, true);
+		LockBuffer(buffer, BUFFER_LOCK_UNLOCK);
+		if (found)
+		{
+			pgstat_count_heap_fetch(leaf->rel);
+			slot->base.tupdata.t_tableOid = leaf->relid;
+			ExecStorePinnedBufferHeapTuple(&slot->base.tupdata, leaf->slot, buffer);
+			return true;
+		}
+		ReleaseBuffer(buffer);
+	}
+	return false;
+}
+
 /* First row of the leaf with the key under the snapshot, into leaf->slot. */
 static bool
 scan_leaf(DwLookup *lookup, DwLeaf *leaf, const DwKey *key, Snapshot snapshot)
 {
 	/* btgettuple allocates in the current context, and keeps what it allocated */
 	MemoryContext old = MemoryContextSwitchTo(lookup->context);
+	bool		is_heap = leaf->rel->rd_tableam == GetHeapamTableAmRoutine();
 	bool		found;
 
 	for (int i = 0; i < lookup->shape->ncolumns; i++)
@@ -338,7 +373,10 @@ scan_leaf(DwLookup *lookup, DwLeaf *leaf, const DwKey *key, Snapshot snapshot)
 		leaf->scan = dw_index_beginscan(leaf->rel, leaf->index, snapshot, lookup->shape->ncolumns);
 	leaf->scan->xs_snapshot = snapshot;
 	index_rescan(leaf->scan, leaf->scankey, lookup->shape->ncolumns, NULL, 0);
-	found = index_getnext_slot(leaf->scan, ForwardScanDirection, leaf->slot);
+	if (is_heap && IsMVCCSnapshot(snapshot))
+		found = fetch_untouched(leaf, snapshot);
+	else
+		found = index_getnext_slot(leaf->scan, ForwardScanDirection, leaf->slot);
 	MemoryContextSwitchTo(old);
 	return found;
 }

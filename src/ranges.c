@@ -134,16 +134,17 @@ dw_range_store(int64 pass, const DwRange *range, bool finished)
 }
 
 int
-dw_ranges_left(int32 migration_id)
+dw_ranges_left(int32 migration_id, int uncut)
 {
 	DwSql		sql;
 	bool		isnull;
 	int64		left;
 
 	dw_sql_begin(&sql);
-	dw_sql("SELECT count(*) FROM _dualwrite.reconcile_range AS r JOIN _dualwrite.reconcile_pass AS p ON p.id = r.pass"
-		   " JOIN _dualwrite.mapping AS m ON m.id = p.mapping_id WHERE m.migration_id = $1",
-		   1, (DwArg[]) {DW_INT4(migration_id)});
+	dw_sql("SELECT coalesce(sum(CASE p.stage WHEN 'begin' THEN $2 ELSE (SELECT count(*) FROM _dualwrite.reconcile_range AS r"
+		   "  WHERE r.pass = p.id) END), 0)::int8 FROM _dualwrite.reconcile_pass AS p"
+		   " JOIN _dualwrite.mapping AS m ON m.id = p.mapping_id WHERE m.migration_id = $1 AND p.finished_at IS NULL",
+		   2, (DwArg[]) {DW_INT4(migration_id), DW_INT4(uncut)});
 	left = DatumGetInt64(dw_sql_value(0, 1, &isnull));
 	dw_sql_end(&sql);
 	return (int) left;

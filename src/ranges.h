@@ -21,7 +21,7 @@ extern DwClaim dw_range_claim(int64 pass, DwRange *range);
 /* How far it has got; finished: it is no more. */
 extern void dw_range_store(int64 pass, const DwRange *range, bool finished);
 
-/* Ranges left of the passes of a migration. */
-extern int	dw_ranges_left(int32 migration_id);
+/* Ranges left of the passes of a migration; uncut: as many as one counts for that is not cut yet. */
+extern int	dw_ranges_left(int32 migration_id, int uncut);
 
 #endif							/* DW_RANGES_H */

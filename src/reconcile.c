@@ -517,7 +517,8 @@ dw_reconcile_step(const DwMigration *migration, TimestampTz *next_due)
 int
 dw_reconcile_openings(const DwMigration *migration)
 {
-	return dw_ranges_left(migration->id);
+	/* processes take some time to start */
+	return dw_ranges_left(migration->id, DW_MOST_RANGES);
 }
 
 void
