@@ -40,9 +40,9 @@ absorbs(int sqlstate)
 }
 
 bool
-dw_attempt(void (*work) (void *arg), void *arg, DwError *error)
+dw_attempt(void (*work) (void *arg), void *arg, bool undo, DwError *error)
 {
-	return dw_try(work, arg, false, absorbs, error);
+	return dw_try(work, arg, undo, absorbs, error);
 }
 
 static void

@@ -8,9 +8,9 @@
 
 /*
  * Run work(arg) in a subtransaction, as background work: beside what a mirror absorbs, lock failures are reported, too.
- * true: it is done.  false: it was undone, and *error says why.
+ * true: it is done, and with undo undone again, as a trial.  false: it was undone, and *error says why.
  */
-extern bool dw_attempt(void (*work) (void *arg), void *arg, DwError *error);
+extern bool dw_attempt(void (*work) (void *arg), void *arg, bool undo, DwError *error);
 
 /* Somebody else holds it: lock timeout, deadlock, serialization failure.  Trying again later is all that helps. */
 extern bool dw_error_is_lock(int sqlstate);

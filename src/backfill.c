@@ -627,7 +627,7 @@ attempt_part(DwBatch *batch, int first, int count, DwError *failure)
 
 	batch->first = first;
 	batch->count = count;
-	done = dw_attempt(copy_part, batch, failure);
+	done = dw_attempt(copy_part, batch, false, failure);
 	MemoryContextSwitchTo(old);
 	if (done)
 	{
@@ -1025,7 +1025,7 @@ finish_mapping(const DwMigration *migration, DwMapping *mapping, const DwHeap *p
 	if (note_new_heaps(mapping->id, place->ordinal, mapping->old_table) > 0)
 		return DW_STEP_WORKED;
 	/* statistics are a courtesy: without them autovacuum does it later */
-	if (!dw_attempt(analyze_table, mapping, &failure))
+	if (!dw_attempt(analyze_table, mapping, false, &failure))
 		ereport(LOG,
 				(errmsg("could not analyze %s after the backfill: %s", mapping->new_name, failure.message)));
 

@@ -86,6 +86,7 @@ typedef struct DwBatch
 	int			count;
 	int			from;			/* those of the subtransaction */
 	int			to;
+	bool		trial;			/* shadow_discard: the new side stays as it is */
 	bool		stopped;		/* for lack of time: what is left waits for the next batch */
 	instr_time	start;
 } DwBatch;
@@ -559,7 +560,7 @@ deliver_keys(DwBatch *batch, int from, int to)
 		return;
 	batch->from = from;
 	batch->to = to;
-	if (dw_attempt(converge_keys, batch, &failure))
+	if (dw_attempt(converge_keys, batch, batch->trial, &failure))
 		settle_done(batch);
 	else if (is_out_of_reach(batch, &failure))
 	{
@@ -584,6 +585,7 @@ static void
 deliver_batch(DwBatch *batch)
 {
 	choose_direction(batch);
+	batch->trial = batch->migration->phase == DW_PHASE_SHADOW && dw_setting_bool(batch->migration->id, "shadow_discard");
 	INSTR_TIME_SET_CURRENT(batch->start);
 	PushActiveSnapshot(GetLatestSnapshot());
 	deliver_keys(batch, 0, batch->count);

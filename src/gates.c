@@ -337,6 +337,8 @@ check_dead_letters(const DwMigration *migration, DwGate *gate)
 static void
 check_shadow_failures(const DwMigration *migration, DwGate *gate)
 {
+	double		wanted = dw_setting_real(migration->id, "gate_shadow_success");
+	double		success;
 	int64		failed = 0;
 	int64		all = 0;
 	ListCell   *lc;
@@ -352,8 +354,11 @@ check_shadow_failures(const DwMigration *migration, DwGate *gate)
 		all += entry.counters[DW_COUNT_FAILED] + entry.counters[DW_COUNT_INSERT] +
 			entry.counters[DW_COUNT_UPDATE] + entry.counters[DW_COUNT_DELETE];
 	}
-	gate->passed = failed == 0;
+	success = all == 0 ? 1 : (double) (all - failed) / (double) all;
+	gate->passed = success >= wanted;
 	gate->detail = psprintf(INT64_FORMAT " of %s failed", failed, counted(all, "mirrored write", "mirrored writes"));
+	if (failed > 0)
+		gate->detail = psprintf("%s; %.8g %% succeeded, %.8g %% wanted", gate->detail, success * 100, wanted * 100);
 	gate->next_step = psprintf("read dualwrite.queue and dead_letters, then alter_mapping; count anew: %s",
 							   call_of("reset_stats", migration, ""));
 }

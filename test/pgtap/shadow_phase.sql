@@ -1,0 +1,63 @@
+-- Phase shadow: what the new path would do is tried, counted and timed, the application notices nothing, and a gate tells
+-- whether it does well enough.
+SELECT no_plan();
+SET client_min_messages = warning;
+
+CREATE PROCEDURE await(condition text) LANGUAGE plpgsql AS $$
+DECLARE
+	met boolean;
+BEGIN
+	FOR i IN 1 .. 6000 LOOP
+		EXECUTE 'SELECT ' || condition INTO met;
+		COMMIT;
+		EXIT WHEN met;
+		PERFORM pg_sleep(0.01);
+	END LOOP;
+	IF met IS NOT TRUE THEN
+		RAISE EXCEPTION 'waited in vain for: %', condition;
+	END IF;
+END $$;
+
+CREATE TABLE o (id int PRIMARY KEY, v text);
+CREATE TABLE n (id bigint PRIMARY KEY, v text CHECK (v <> 'bad'));
+SELECT dualwrite.create_migration('m', 'o', 'n');
+SELECT dualwrite.advance('m');
+
+-- shadow_discard: tried and undone, also by the queue
+SELECT dualwrite.configure('m', 'shadow_discard', 'on');
+INSERT INTO o SELECT g, CASE WHEN g = 50 THEN 'bad' ELSE 'v' END FROM generate_series(1, 100) AS g;
+SELECT is((SELECT count(*) FROM o), 100::bigint, 'the application notices nothing');
+SELECT is((SELECT count(*) FROM n), 0::bigint, 'nothing stays on the new side');
+SELECT results_eq($$SELECT key, sqlstate FROM dualwrite.queue$$, $$VALUES ('{"id": 50}'::jsonb, '23514')$$, 'what would have failed is listed');
+UPDATE o SET v = 'mended' WHERE id = 50;
+SELECT dualwrite.retry('m');
+CALL await('NOT EXISTS (SELECT FROM dualwrite.queue)');
+SELECT is((SELECT count(*) FROM n), 0::bigint, 'the queue tries and undoes it, too');
+
+-- the gate
+SELECT results_eq($$SELECT failed, inserts + updates > 99, total_ms > 0 FROM dualwrite.mirror_stats WHERE direction = 'forward'$$,
+	$$VALUES (1::bigint, true, true)$$, 'successes, failures and time are counted');
+SELECT is((SELECT p50_us > 0 AND p99_us >= p50_us FROM dualwrite.mirror_stats WHERE direction = 'forward'),
+	CASE WHEN current_setting('shared_preload_libraries') <> '' THEN true END, 'with percentiles, where the library is preloaded')
+	WHERE current_setting('shared_preload_libraries') <> '';
+SELECT results_eq($$SELECT passed, detail FROM dualwrite.gates('m') WHERE gate = 'shadow_failures'$$,
+	$$VALUES (false, '1 of 101 mirrored writes failed; 99.009901 % succeeded, 100 % wanted')$$, 'one failure is one too many');
+\set ON_ERROR_STOP off
+SELECT dualwrite.advance('m');
+\set refused :SQLSTATE
+\set ON_ERROR_STOP on
+SELECT is(:'refused'::text, '55000', 'no way up');
+SELECT dualwrite.configure('m', 'gate_shadow_success', '0.99');
+SELECT ok((SELECT passed FROM dualwrite.gates('m') WHERE gate = 'shadow_failures'), 'unless so many are allowed');
+SELECT dualwrite.configure('m', 'gate_shadow_success', NULL);
+SELECT dualwrite.reset_stats('m');
+SELECT ok((SELECT passed FROM dualwrite.gates('m') WHERE gate = 'shadow_failures'), 'or they were before the mapping was mended');
+
+-- without it what succeeds stays
+SELECT dualwrite.configure('m', 'shadow_discard', 'off');
+UPDATE o SET v = v || '!';
+SELECT is((SELECT count(*) FROM n WHERE v LIKE '%!'), 100::bigint, 'without shadow_discard what succeeds stays');
+SELECT dualwrite.advance('m');
+SELECT is((SELECT phase FROM dualwrite.status), 'dual_write', 'up');
+
+SELECT * FROM finish();
