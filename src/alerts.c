@@ -7,10 +7,13 @@
 
 #include "alerts.h"
 #include "stats.h"
+#include "triggers.h"
 
 #include "commands/async.h"
 #include "lib/stringinfo.h"
+#include "utils/builtins.h"
 #include "utils/json.h"
+#include "utils/lsyscache.h"
 #include "utils/memutils.h"
 
 /* Failures of a mirror that were told, or that are older than this process. */
@@ -22,6 +25,15 @@ typedef struct DwToldFailures
 } DwToldFailures;
 
 static List *told = NIL;		/* of DwToldFailures, in TopMemoryContext */
+
+/* What was told of a table's triggers. */
+typedef struct DwToldTriggers
+{
+	Oid			relid;
+	char	   *problem;		/* NULL: they were there */
+} DwToldTriggers;
+
+static List *told_triggers = NIL;	/* of DwToldTriggers, in TopMemoryContext */
 
 void
 dw_alert(const char *kind, const char *migration, const char *role)
@@ -91,6 +103,47 @@ tell_failures(const DwMigration *migration, const DwMapping *mapping, DwDirectio
 	before->failed = failed;
 }
 
+static DwToldTriggers *
+told_triggers_of(Oid relid)
+{
+	ListCell   *lc;
+	DwToldTriggers *entry;
+	MemoryContext old;
+
+	foreach(lc, told_triggers)
+		if (((DwToldTriggers *) lfirst(lc))->relid == relid)
+			return lfirst(lc);
+	old = MemoryContextSwitchTo(TopMemoryContext);
+	entry = palloc0(sizeof(DwToldTriggers));
+	entry->relid = relid;
+	told_triggers = lappend(told_triggers, entry);
+	MemoryContextSwitchTo(old);
+	return entry;
+}
+
+/* Somebody has switched our triggers off, dropped them, or brought in a partition without them: told once. */
+static void
+tell_triggers(const DwMigration *migration, Oid relid)
+{
+	DwToldTriggers *before = told_triggers_of(relid);
+	char	   *problem = NULL;
+
+	if (get_rel_name(relid) != NULL && dw_triggers_needed(relid))
+		problem = dw_triggers_problem(relid);
+	if (problem != NULL && (before->problem == NULL || strcmp(problem, before->problem) != 0))
+	{
+		ereport(WARNING,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("migration \"%s\": writes are not mirrored: %s", migration->name, problem),
+				 errhint("Call dualwrite.install_triggers(%s), then dualwrite.reconcile to find what was missed.",
+						 quote_literal_cstr(migration->name))));
+		dw_alert("not_mirrored", migration->name, NULL);
+	}
+	if (before->problem != NULL)
+		pfree(before->problem);
+	before->problem = problem != NULL ? MemoryContextStrdup(TopMemoryContext, problem) : NULL;
+}
+
 DwStep
 dw_alerts_step(const DwMigration *migration, TimestampTz *next_due)
 {
@@ -98,7 +151,14 @@ dw_alerts_step(const DwMigration *migration, TimestampTz *next_due)
 
 	(void) next_due;
 	foreach(lc, dw_mappings_of(migration->id))
+	{
+		const DwMapping *mapping = lfirst(lc);
+
 		for (int direction = DW_FORWARD; direction <= DW_REVERSE; direction++)
-			tell_failures(migration, lfirst(lc), (DwDirection) direction);
+			tell_failures(migration, mapping, (DwDirection) direction);
+		tell_triggers(migration, mapping->old_table);
+		if (mapping->new_table != mapping->old_table)
+			tell_triggers(migration, mapping->new_table);
+	}
 	return DW_STEP_IDLE;
 }
