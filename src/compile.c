@@ -467,6 +467,7 @@ compile_key_map(DwCompiled *compiled, DwDirection direction, Relation source, Re
 			altered(mapping, "plain expression of key column", lfirst(lc));
 		note_narrowing(map, map->ncolumns, node);
 		map->user_code |= parsed->user_code;
+		compiled->computed_key |= parsed->column != 0 ? !parsed->lossless : !parsed->is_constant;
 		map->expression[map->ncolumns++] = ExecInitExpr((Expr *) node, NULL);
 	}
 	compiled->key_map[direction] = map;

@@ -241,6 +241,8 @@ converge_pair(DwConverge *converge, const DwKey *source_key, const DwKey *target
 		return DW_CONVERGED_ALREADY;	/* neither side can be without the other */
 	if (find == DW_FIND_NONE)
 		return remove_orphan(converge, source_key, target_key);
+	if (in_mapping && converge->flow->compiled->computed_key)
+		dw_key_must_return(converge->flow, source_key, target_key);
 	if (in_mapping)
 		return from_applied(dw_target_put(converge->target, converge->target->row));
 	return remove_target(converge, target_key);

@@ -72,6 +72,7 @@ typedef struct DwCompiled
 	DwKeyShape	old_key;
 	DwKeyShape	new_key;
 	bool		new_is_foreign;
+	bool		computed_key;	/* two keys of one side may lead to the same one of the other: to be looked at before writing */
 	bool		user_code;		/* some expression calls a function that is neither built in nor in C */
 	bool		reads_tables;	/* some expression has a sub-select, or code of users, which may: a row is not all it depends on */
 	DwFlow		flow[2];		/* by DwDirection */
@@ -148,6 +149,12 @@ extern void dw_key_copy(TupleDesc desc, const DwKeyShape *shape, const DwKey *fr
 /* The mapping's key on the source / the target side of the flow; false as above. */
 extern bool dw_source_key(DwFlow *flow, const DwKey *key, DwKey *source_key);
 extern bool dw_target_key(DwFlow *flow, const DwKey *key, DwKey *target_key);
+
+/*
+ * ERROR 23514 unless the target key leads back to the source key: written there, the row would take another row's place.
+ * To be asked before a row appears under a key of a mapping with computed_key.
+ */
+extern void dw_key_must_return(DwFlow *flow, const DwKey *source_key, const DwKey *target_key);
 
 /* Key as users see it, new-side columns, and back.  ERROR 22023 with hint for a key with wrong columns. */
 extern Jsonb *dw_key_to_jsonb(DwCompiled *compiled, const DwKey *key);

@@ -169,9 +169,19 @@ mirror_removal(DwStatement *statement, DwFlow *flow, const DwKey *source_key, bo
 	return counter_for(applied);
 }
 
+/* A row appears under a key that was computed: nobody else's, we hope. */
+static void
+check_new_key(DwFlow *flow, const DwKey *source_key, TupleTableSlot *target_row)
+{
+	DwKey		target_key;
+
+	if (dw_key_of_row(flow->target_key, target_row, &target_key))
+		dw_key_must_return(flow, source_key, &target_key);
+}
+
 /* The new image, which is or is not the mapping's, becomes the target's row. */
 static DwCounter
-mirror_image(DwStatement *statement, DwFlow *flow, TupleTableSlot *row)
+mirror_image(DwStatement *statement, DwFlow *flow, TupleTableSlot *row, bool is_new)
 {
 	DwTarget   *target = dw_statement_target(statement, flow);
 	DwApplied	applied;
@@ -180,6 +190,8 @@ mirror_image(DwStatement *statement, DwFlow *flow, TupleTableSlot *row)
 	source_key_of(flow, row, &source_key);
 	if (!dw_project(flow, row, target->row, NULL))
 		return mirror_removal(statement, flow, &source_key, false);
+	if (is_new && flow->compiled->computed_key)
+		check_new_key(flow, &source_key, target->row);
 	applied = dw_target_put(target, target->row);
 	if (applied != DW_APPLIED_NOTHING)
 		dw_propagate_followers(statement, flow, &source_key);
@@ -222,7 +234,7 @@ mirror_update(DwStatement *statement, DwFlow *flow, const DwRowEvent *event)
 		if (was_in == is_in && (!is_in || images_equal(flow, target->old_row, target->row)))
 			return DW_COUNT_SKIPPED;
 	}
-	return mirror_image(statement, flow, event->new_row);
+	return mirror_image(statement, flow, event->new_row, false);
 }
 
 static DwCounter
@@ -273,7 +285,7 @@ mirror_insert(DwStatement *statement, DwFlow *flow, const DwRowEvent *event)
 		source_key_of(flow, event->new_row, &to);
 		return mirror_key_change(statement, flow, event, &from, &to);
 	}
-	return mirror_image(statement, flow, event->new_row);
+	return mirror_image(statement, flow, event->new_row, true);
 }
 
 /* The images are history: every key that they name is converged on what is there now. */

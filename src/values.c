@@ -69,6 +69,42 @@ dw_key_copy(TupleDesc desc, const DwKeyShape *shape, const DwKey *from, DwKey *t
 	}
 }
 
+/* Is it the same key, as its index sees it? */
+static bool
+is_same_key(TupleDesc desc, const DwKeyShape *shape, const DwKey *a, const DwKey *b)
+{
+	for (int i = 0; i < shape->ncolumns; i++)
+	{
+		Form_pg_attribute att = TupleDescAttr(desc, shape->columns[i] - 1);
+		TypeCacheEntry *type;
+
+		if (datum_image_eq(a->values[i], b->values[i], att->attbyval, att->attlen))
+			continue;
+		type = lookup_type_cache(att->atttypid, TYPECACHE_EQ_OPR_FINFO);
+		if (!OidIsValid(type->eq_opr_finfo.fn_oid) ||
+			!DatumGetBool(FunctionCall2Coll(&type->eq_opr_finfo, att->attcollation, a->values[i], b->values[i])))
+			return false;
+	}
+	return true;
+}
+
+void
+dw_key_must_return(DwFlow *flow, const DwKey *source_key, const DwKey *target_key)
+{
+	DwCompiled *compiled = flow->compiled;
+	DwKey		back;
+
+	if (dw_key_across(&compiled->flow[1 - flow->direction], target_key, &back) &&
+		is_same_key(flow->source_desc, flow->source_key, source_key, &back))
+		return;
+	ereport(ERROR,
+			(errcode(ERRCODE_CHECK_VIOLATION),
+			 errmsg("key of a row of table \"%s\" does not come back from table \"%s\"",
+					get_rel_name(flow->source), get_rel_name(flow->target)),
+			 errdetail("Its counterpart would be that of another row, or of none."),
+			 errhint("Give the row another key, or correct the key's expressions in migration \"%s\".", compiled->migration)));
+}
+
 /* Settings that text forms depend on; returns the nest level for AtEOXact_GUC. */
 static int
 pin_output_settings(void)
