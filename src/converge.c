@@ -46,8 +46,9 @@ dw_converge_close(DwConverge *converge)
 }
 
 static DwConverged
-from_applied(DwApplied applied)
+from_applied(DwConverge *converge, DwApplied applied)
 {
+	converge->applied = applied;
 	switch (applied)
 	{
 		case DW_APPLIED_NOTHING:
@@ -196,9 +197,9 @@ remove_target(DwConverge *converge, const DwKey *target_key)
 		if (find != DW_FIND_FOUND)
 			return find == DW_FIND_NONE ? DW_CONVERGED_ALREADY : DW_CONVERGED_BUSY;
 		if (dw_sibling_takes_over(converge, target_key))
-			return DW_CONVERGED_WROTE;
+			return from_applied(converge, DW_APPLIED_UPDATE);
 	}
-	return from_applied(dw_target_remove(target, target_key));
+	return from_applied(converge, dw_target_remove(target, target_key));
 }
 
 /* No source row: take the target row away, unless a source row is coming. */
@@ -232,6 +233,7 @@ converge_pair(DwConverge *converge, const DwKey *source_key, const DwKey *target
 	bool		in_mapping = false;
 	DwFind		find;
 
+	converge->applied = DW_APPLIED_NOTHING;
 	if (source_key == NULL)
 		return remove_orphan(converge, source_key, target_key);
 	find = read_source(converge, source_key, &in_mapping);
@@ -244,7 +246,7 @@ converge_pair(DwConverge *converge, const DwKey *source_key, const DwKey *target
 	if (in_mapping && converge->flow->compiled->computed_key)
 		dw_key_must_return(converge->flow, source_key, target_key);
 	if (in_mapping)
-		return from_applied(dw_target_put(converge->target, converge->target->row));
+		return from_applied(converge, dw_target_put(converge->target, converge->target->row));
 	return remove_target(converge, target_key);
 }
 

@@ -21,6 +21,7 @@ typedef struct DwConverge		/* a flow opened for converging: source look-up and t
 	DwTarget   *target;
 	List	   *siblings;		/* of DwConverge: other mappings that own rows of this target; opened when first needed */
 	bool		siblings_known;
+	DwApplied	applied;		/* what the last call did to the target row */
 } DwConverge;
 
 /*

@@ -132,22 +132,6 @@ images_equal(DwFlow *flow, TupleTableSlot *a, TupleTableSlot *b)
 	return true;
 }
 
-static DwCounter
-counter_for(DwApplied applied)
-{
-	switch (applied)
-	{
-		case DW_APPLIED_INSERT:
-			return DW_COUNT_INSERT;
-		case DW_APPLIED_UPDATE:
-			return DW_COUNT_UPDATE;
-		case DW_APPLIED_DELETE:
-			return DW_COUNT_DELETE;
-		default:
-			return DW_COUNT_SKIPPED;
-	}
-}
-
 /* The source row of this key has no counterpart (any more). */
 static DwCounter
 mirror_removal(DwStatement *statement, DwFlow *flow, const DwKey *source_key, bool truncated)
@@ -156,17 +140,14 @@ mirror_removal(DwStatement *statement, DwFlow *flow, const DwKey *source_key, bo
 	DwApplied	applied;
 
 	if (!truncated && dw_statement_shares_target(statement, flow))
-	{
 		/* it may be another mapping's row by now, which converging finds out */
-		dw_propagate_key(statement, flow, source_key);
-		return DW_COUNT_DELETE;
-	}
+		return dw_propagate_key(statement, flow, source_key);
 	if (!dw_key_across(flow, source_key, &target_key))
 		return DW_COUNT_SKIPPED;
 	applied = dw_target_remove(dw_statement_target(statement, flow), &target_key);
 	if (applied != DW_APPLIED_NOTHING)
 		dw_propagate_followers(statement, flow, source_key);
-	return counter_for(applied);
+	return dw_counter_for(applied);
 }
 
 /* A row appears under a key that was computed: nobody else's, we hope. */
@@ -195,7 +176,7 @@ mirror_image(DwStatement *statement, DwFlow *flow, TupleTableSlot *row, bool is_
 	applied = dw_target_put(target, target->row);
 	if (applied != DW_APPLIED_NOTHING)
 		dw_propagate_followers(statement, flow, &source_key);
-	return counter_for(applied);
+	return dw_counter_for(applied);
 }
 
 /*
@@ -292,19 +273,20 @@ mirror_insert(DwStatement *statement, DwFlow *flow, const DwRowEvent *event)
 static DwCounter
 mirror_stale(DwStatement *statement, DwFlow *flow, const DwRowEvent *event)
 {
+	DwCounter	counter = DW_COUNT_SKIPPED;
 	DwKey		key;
 
 	if (event->old_row != NULL)
 	{
 		source_key_of(flow, event->old_row, &key);
-		dw_propagate_key(statement, flow, &key);
+		counter = dw_propagate_key(statement, flow, &key);
 	}
 	if (event->new_row != NULL)
 	{
 		source_key_of(flow, event->new_row, &key);
-		dw_propagate_key(statement, flow, &key);
+		counter = dw_propagate_key(statement, flow, &key);
 	}
-	return DW_COUNT_UPDATE;
+	return counter;
 }
 
 static DwCounter
@@ -464,8 +446,7 @@ dw_mirror_row(DwFlow *flow, const DwRowEvent *event)
 static DwCounter
 mirror_dependence(DwStatement *statement, DwFlow *flow, const void *arg)
 {
-	dw_propagate_unless_busy(statement, flow, arg);
-	return DW_COUNT_UPDATE;
+	return dw_propagate_unless_busy(statement, flow, arg);
 }
 
 void
@@ -528,8 +509,7 @@ mirror_moves(DwStatement *statement, DwFlow *flow, const void *arg)
 static DwCounter
 mirror_departure(DwStatement *statement, DwFlow *flow, const void *arg)
 {
-	dw_propagate_key(statement, flow, arg);
-	return DW_COUNT_DELETE;
+	return dw_propagate_key(statement, flow, arg);
 }
 
 static bool

@@ -49,16 +49,20 @@ settle(void *arg)
 		DwPostponed *postponed = lfirst(lc);
 		DwFlow	   *flow = flow_of(postponed);
 
+		postponed->counter = DW_COUNT_SKIPPED;
 		if (flow == NULL)
 			continue;
 		if (postponed->moved)
+		{
 			dw_propagate_moves(statement, list_make1(postponed));
+			postponed->counter = DW_COUNT_UPDATE;
+		}
 		else if (postponed->truncated)
-			dw_propagate_truncated(statement, flow, &postponed->source_key);
+			postponed->counter = dw_propagate_truncated(statement, flow, &postponed->source_key);
 		else if (postponed->impatient)
-			dw_propagate_unless_busy(statement, flow, &postponed->source_key);
+			postponed->counter = dw_propagate_unless_busy(statement, flow, &postponed->source_key);
 		else
-			dw_propagate_key(statement, flow, &postponed->source_key);
+			postponed->counter = dw_propagate_key(statement, flow, &postponed->source_key);
 	}
 	statement->busy = false;
 	/* what follows these writes may have been put off in turn */
@@ -119,7 +123,7 @@ count_settled(List *keys, instr_time start)
 	{
 		DwPostponed *postponed = lfirst(lc);
 
-		dw_stats_count(postponed->mapping_id, postponed->direction, DW_COUNT_UPDATE, elapsed);
+		dw_stats_count(postponed->mapping_id, postponed->direction, postponed->counter, elapsed);
 	}
 }
 

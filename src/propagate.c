@@ -20,45 +20,71 @@
 
 static void follow(DwStatement *statement, DwFlow *flow, const DwKey *target_key);
 
-static void
+DwCounter
+dw_counter_for(DwApplied applied)
+{
+	switch (applied)
+	{
+		case DW_APPLIED_INSERT:
+			return DW_COUNT_INSERT;
+		case DW_APPLIED_UPDATE:
+			return DW_COUNT_UPDATE;
+		case DW_APPLIED_DELETE:
+			return DW_COUNT_DELETE;
+		default:
+			return DW_COUNT_SKIPPED;
+	}
+}
+
+static DwCounter
 converge_key(DwStatement *statement, DwFlow *flow, const DwKey *source_key)
 {
 	DwConverge *converge = dw_statement_converge(statement, flow);
 	DwConverged result;
+	DwCounter	counter;
 
 	do
 	{
 		CHECK_FOR_INTERRUPTS();
 		result = dw_converge_source(converge, source_key);
 	} while (result == DW_CONVERGED_BUSY);
+	counter = dw_counter_for(converge->applied);
 	if (result == DW_CONVERGED_WROTE)
 		dw_propagate_followers(statement, flow, source_key);
+	return counter;
 }
 
-void
+DwCounter
 dw_propagate_key(DwStatement *statement, DwFlow *flow, const DwKey *source_key)
 {
 	ResourceOwner saved = CurrentResourceOwner;
+	DwCounter	counter;
 
 	CurrentResourceOwner = statement->owner;
-	converge_key(statement, flow, source_key);
+	counter = converge_key(statement, flow, source_key);
 	CurrentResourceOwner = saved;
+	return counter;
 }
 
-void
+DwCounter
 dw_propagate_unless_busy(DwStatement *statement, DwFlow *flow, const DwKey *source_key)
 {
 	ResourceOwner saved = CurrentResourceOwner;
+	DwConverge *converge;
 	DwConverged result;
 	DwKey		key = *source_key;
 
 	CurrentResourceOwner = statement->owner;
-	result = dw_converge_source(dw_statement_converge_nowait(statement, flow), source_key);
+	converge = dw_statement_converge_nowait(statement, flow);
+	result = dw_converge_source(converge, source_key);
 	if (result == DW_CONVERGED_WROTE)
 		dw_propagate_followers(statement, flow, source_key);
 	CurrentResourceOwner = saved;
-	if (result == DW_CONVERGED_BUSY && (flow->direction == DW_REVERSE || dw_key_of_old(flow->compiled, source_key, &key)))
+	if (result != DW_CONVERGED_BUSY)
+		return dw_counter_for(converge->applied);
+	if (flow->direction == DW_REVERSE || dw_key_of_old(flow->compiled, source_key, &key))
 		dw_queue_append(flow, &key, 0, NULL);
+	return DW_COUNT_QUEUED;
 }
 
 static bool
@@ -115,17 +141,20 @@ is_in_mapping(DwStatement *statement, DwFlow *flow, const DwKey *source_key)
 		dw_in_mapping(flow, dw_leaf_row(source, leaf));
 }
 
-void
+DwCounter
 dw_propagate_truncated(DwStatement *statement, DwFlow *flow, const DwKey *source_key)
 {
 	ResourceOwner saved = CurrentResourceOwner;
+	DwApplied	applied = DW_APPLIED_NOTHING;
 	DwKey		target_key;
 
 	CurrentResourceOwner = statement->owner;
-	if (is_in_mapping(statement, flow, source_key) && dw_key_across(flow, source_key, &target_key) &&
-		dw_target_remove(dw_statement_target(statement, flow), &target_key) != DW_APPLIED_NOTHING)
+	if (is_in_mapping(statement, flow, source_key) && dw_key_across(flow, source_key, &target_key))
+		applied = dw_target_remove(dw_statement_target(statement, flow), &target_key);
+	if (applied != DW_APPLIED_NOTHING)
 		dw_propagate_followers(statement, flow, source_key);
 	CurrentResourceOwner = saved;
+	return dw_counter_for(applied);
 }
 
 static DwFlow *

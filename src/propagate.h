@@ -5,13 +5,16 @@
 #define DW_PROPAGATE_H
 
 #include "statement.h"
+#include "stats.h"
 
+/* What a write counts as. */
+extern DwCounter dw_counter_for(DwApplied applied);
 /* Converge; what another session is writing is waited for. */
-extern void dw_propagate_key(DwStatement *statement, DwFlow *flow, const DwKey *source_key);
+extern DwCounter dw_propagate_key(DwStatement *statement, DwFlow *flow, const DwKey *source_key);
 /* Converge, unless somebody holds one of the rows: then the key is queued. */
-extern void dw_propagate_unless_busy(DwStatement *statement, DwFlow *flow, const DwKey *source_key);
+extern DwCounter dw_propagate_unless_busy(DwStatement *statement, DwFlow *flow, const DwKey *source_key);
 /* The source row is about to be truncated: what it has on the other side goes. */
-extern void dw_propagate_truncated(DwStatement *statement, DwFlow *flow, const DwKey *source_key);
+extern DwCounter dw_propagate_truncated(DwStatement *statement, DwFlow *flow, const DwKey *source_key);
 /*
  * Rows whose key changed (list of DwPostponed with a from key): target rows move, so that columns outside the mapping
  * stay with them; then both keys of each are converged, which settles whatever could not move, as in a swap.

@@ -5,6 +5,7 @@
 #define DW_STATEMENT_H
 
 #include "converge.h"
+#include "stats.h"
 
 #include "utils/resowner.h"
 
@@ -18,6 +19,7 @@ typedef struct DwPostponed
 	bool		moved;			/* from another key: */
 	DwKey		from_key;
 	DwKey		source_key;		/* copied, as is from_key */
+	DwCounter	counter;		/* what bringing it to agreement counts as */
 } DwPostponed;
 
 /*
