@@ -12,6 +12,7 @@
 #include "postgres.h"
 
 #include "absorb.h"
+#include "cascade.h"
 #include "mirror.h"
 #include "nesting.h"
 #include "postpone.h"
@@ -381,20 +382,35 @@ mirror_guarded(DwStatement *statement, DwFlow *flow, const DwKey *source_key, Mi
 	dw_stats_count(flow->compiled->mapping_id, flow->direction, counter, elapsed);
 }
 
+/* The statement that the event belongs to. */
+static DwStatement *
+statement_of(const DwRowEvent *event)
+{
+	DwStatement *statement = dw_statement_get();
+
+	statement->events++;
+	if (event->version != NULL)
+	{
+		statement->version_of = RelationGetRelid(event->rel);
+		statement->version = *event->version;
+	}
+	return statement;
+}
+
 static void
 mirror_inline(DwFlow *flow, const DwRowEvent *event)
 {
 	DwKey		source_key;
 
 	source_key_of(flow, event->new_row ? event->new_row : event->old_row, &source_key);
-	mirror_guarded(dw_statement_get(), flow, &source_key, mirror_event, event);
+	mirror_guarded(statement_of(event), flow, &source_key, mirror_event, event);
 }
 
 /* Put the keys of the event off to the end of the statement. */
 static void
 postpone_event(DwFlow *flow, const DwRowEvent *event)
 {
-	DwStatement *statement = dw_statement_get();
+	DwStatement *statement = statement_of(event);
 	DwKey		before;
 	DwKey		after;
 
@@ -457,35 +473,6 @@ dw_mirror_dependent(DwFlow *flow, const DwKey *source_key)
 	else
 		mirror_guarded(dw_statement_get(), flow, source_key, mirror_dependence, source_key);
 	settle_early();
-}
-
-static void
-converge_cascaded(DwFlow *flow, TupleTableSlot *row, bool wait)
-{
-	DwStatement *statement = dw_statement_get();
-	DwKey		target_key;
-	DwKey		source_key;
-	DwKey		key;
-
-	if (row == NULL || !dw_key_of_row(flow->target_key, row, &target_key) ||
-		!dw_key_across(&flow->compiled->flow[1 - flow->direction], &target_key, &source_key))
-		return;
-	if (!wait)
-	{
-		key = flow->direction == DW_FORWARD ? target_key : source_key;
-		dw_queue_append(flow, &key, 0, NULL);
-	}
-	else if (dw_postpones(flow))
-		(void) dw_postpone(statement, flow, NULL, &source_key);
-	else
-		(void) dw_statement_postpone(statement, &statement->moving, flow, &source_key);
-}
-
-void
-dw_mirror_cascaded(DwFlow *flow, const DwRowEvent *event, bool wait)
-{
-	converge_cascaded(flow, event->old_row, wait);
-	converge_cascaded(flow, event->new_row, wait);
 }
 
 void
@@ -565,6 +552,29 @@ finish_moves(DwStatement *statement)
 	}
 }
 
+/* What foreign keys of the target have done is final on the source side, too. */
+static void
+finish_cascaded(DwStatement *statement)
+{
+	List	   *cascaded = statement->cascaded;
+	ListCell   *lc;
+
+	statement->cascaded = NIL;
+	foreach(lc, cascaded)
+	{
+		DwPostponed *written = lfirst(lc);
+		DwCompiled *compiled = dw_compiled_get(written->mapping_id);
+		DwFlow	   *flow = compiled ? &compiled->flow[written->direction] : NULL;
+
+		if (flow == NULL)
+			continue;
+		if (dw_postpones(flow))
+			(void) dw_postpone(statement, flow, NULL, &written->source_key);
+		else
+			mirror_guarded(statement, flow, &written->source_key, mirror_departure, &written->source_key);
+	}
+}
+
 void
 dw_mirror_flush(void)
 {
@@ -572,10 +582,19 @@ dw_mirror_flush(void)
 
 	if (statement == NULL)
 		return;
-	if (statement->moves != NIL || statement->moving != NIL)
-		finish_moves(statement);
-	if (statement->postponed != NIL)
-		dw_postponed_settle(statement);
+	do
+	{
+		if (statement->moves != NIL || statement->moving != NIL)
+			finish_moves(statement);
+		if (statement->postponed != NIL)
+			dw_postponed_settle(statement);
+		if (statement->cascaded != NIL)
+		{
+			if (dw_cascade_waits(statement))
+				return;
+			finish_cascaded(statement);
+		}
+	} while (statement->moves != NIL || statement->moving != NIL || statement->postponed != NIL || statement->cascaded != NIL);
 	dw_statement_close(statement);
 }
 

@@ -17,16 +17,12 @@ typedef struct DwRowEvent
 	TupleTableSlot *new_row;	/* NULL for DELETE */
 	bool		stale;			/* this transaction has written the row again since: its image is history */
 	bool		truncated;		/* about to be truncated: the source row is still there */
+	ItemPointer version;		/* where the old row is; NULL for INSERT and foreign tables */
 	bool		moving;			/* DELETE half of an update that moves the row to another partition */
 } DwRowEvent;
 
 /* Mirror it through one mapping.  Errors are the target's own, with context; or they are queued, by policy. */
 extern void dw_mirror_row(DwFlow *flow, const DwRowEvent *event);
-/*
- * A foreign key has written a row of the flow's target, carrying on a mirrored write: the row is brought to agreement with
- * its source, which has seen the same already.  wait = false: later, by the queue.
- */
-extern void dw_mirror_cascaded(DwFlow *flow, const DwRowEvent *event, bool wait);
 /* The source row depends on a row that was just written elsewhere: it is converged, or, where somebody holds it, queued. */
 extern void dw_mirror_dependent(DwFlow *flow, const DwKey *source_key);
 /* A row that cannot be mirrored because the mapping does not compile, in shadow: count it. */

@@ -33,6 +33,7 @@ flow_of(const DwPostponed *postponed)
 typedef struct Settling
 {
 	List	   *keys;			/* of DwPostponed */
+	DwStatement *outer;			/* the application's */
 } Settling;
 
 static void
@@ -65,6 +66,14 @@ settle(void *arg)
 			postponed->counter = dw_propagate_key(statement, flow, &postponed->source_key);
 	}
 	statement->busy = false;
+	/* undone with us or not: they are only looked at */
+	foreach(lc, statement->cascaded)
+	{
+		DwPostponed *written = lfirst(lc);
+
+		if (flow_of(written) != NULL)
+			(void) dw_statement_postpone(settling->outer, &settling->outer->cascaded, flow_of(written), &written->source_key);
+	}
 	/* what follows these writes may have been put off in turn */
 	if (statement->postponed != NIL)
 		dw_postponed_settle(statement);
@@ -142,10 +151,10 @@ part_of(List *keys, int from, int to)
  * alone: they are queued.  A bad one in ten thousand costs some thirty subtransactions.
  */
 static void
-settle_all(List *keys, bool undo)
+settle_all(DwStatement *statement, List *keys, bool undo)
 {
 	int			n = list_length(keys);
-	Settling	settling = {keys};
+	Settling	settling = {keys, statement};
 	DwFlow	   *flow;
 	DwError		error;
 	instr_time	start;
@@ -163,8 +172,8 @@ settle_all(List *keys, bool undo)
 		enqueue(linitial(keys), &error);
 	else
 	{
-		settle_all(part_of(keys, 0, n / 2), undo);
-		settle_all(part_of(keys, n / 2, n), undo);
+		settle_all(statement, part_of(keys, 0, n / 2), undo);
+		settle_all(statement, part_of(keys, n / 2, n), undo);
 	}
 }
 
@@ -191,8 +200,8 @@ dw_postponed_settle(DwStatement *statement)
 		else
 			inline_keys = lappend(inline_keys, postponed);
 	}
-	settle_all(inline_keys, false);
-	settle_all(discarded, true);
+	settle_all(statement, inline_keys, false);
+	settle_all(statement, discarded, true);
 }
 
 void
@@ -206,5 +215,7 @@ dw_postponed_enqueue(DwStatement *statement)
 		enqueue(lfirst(lc), NULL);
 	foreach(lc, statement->moves)
 		enqueue(lfirst(lc), NULL);
-	statement->postponed = statement->moving = statement->moves = NIL;
+	foreach(lc, statement->cascaded)
+		enqueue(lfirst(lc), NULL);
+	statement->postponed = statement->moving = statement->moves = statement->cascaded = NIL;
 }

@@ -40,6 +40,23 @@ dw_statement_find(void)
 }
 
 DwStatement *
+dw_statement_busy(void)
+{
+	ListCell   *lc;
+
+	foreach(lc, statements)
+	{
+		DwStatement *statement = lfirst(lc);
+
+		if (statement->subid != GetCurrentSubTransactionId())
+			break;
+		if (statement->busy)
+			return statement;
+	}
+	return NULL;
+}
+
+DwStatement *
 dw_statement_get(void)
 {
 	DwStatement *statement = dw_statement_find();

@@ -37,12 +37,22 @@ typedef struct DwStatement
 	int			following;		/* depth of writes that follow others */
 	List	   *moving;			/* of DwPostponed: rows between the two halves of a move to another partition */
 	List	   *moves;			/* of DwPostponed: rows whose key changed, when nothing is absorbed */
+	List	   *cascaded;		/* of DwPostponed: rows whose counterparts foreign keys of the target have written */
+	uint64		events;			/* mirrored so far */
+	Oid			version_of;		/* table (or leaf) of the last version that an event left behind, and where that is */
+	ItemPointerData version;
+	bool		call_queued;	/* cascade.c: we are called with this version again */
+	Oid			call_of;
+	ItemPointerData call_version;
+	uint64		events_at_call;
 } DwStatement;
 
 /* That of the current subtransaction that is not busy, made when there is none. */
 extern DwStatement *dw_statement_get(void);
 /* The same, or NULL. */
 extern DwStatement *dw_statement_find(void);
+/* The one that is busy, that is, whose mirrored write is going on; NULL without any. */
+extern DwStatement *dw_statement_busy(void);
 /* Opened on first use, closed with the statement.  The statement's resource owner must be current. */
 extern DwTarget *dw_statement_target(DwStatement *statement, DwFlow *flow);
 extern DwConverge *dw_statement_converge(DwStatement *statement, DwFlow *flow);

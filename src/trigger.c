@@ -13,6 +13,7 @@
 #include "postgres.h"
 
 #include "apply.h"
+#include "cascade.h"
 #include "dependents.h"
 #include "inplace.h"
 #include "locks.h"
@@ -174,7 +175,10 @@ describe_event(TriggerData *data, DwTable *table, DwRowEvent *event)
 	if (TRIGGER_FIRED_BY_INSERT(data->tg_event))
 		event->new_row = data->tg_trigslot;
 	else
+	{
 		event->old_row = data->tg_trigslot;
+		event->version = TTS_IS_BUFFERTUPLE(data->tg_trigslot) ? &data->tg_trigtuple->t_self : NULL;
+	}
 	if (TRIGGER_FIRED_BY_UPDATE(data->tg_event))
 		event->new_row = data->tg_newslot;
 
@@ -205,7 +209,7 @@ mirror_as_old(DwTable *table, const DwRowEvent *event)
 		if (meaning[compiled->phase].old_side != MEANS_MIRROR)
 			continue;
 		if (dw_target_cascading(DW_REVERSE, &wait) && meaning[compiled->phase].new_side == MEANS_MIRROR)
-			dw_mirror_cascaded(&compiled->flow[DW_REVERSE], event, wait);
+			dw_cascaded(&compiled->flow[DW_REVERSE], event, wait);
 		else if (compiled->broken)
 			dw_mirror_broken(compiled);
 		else
@@ -226,7 +230,7 @@ mirror_as_new(DwTable *table, const DwRowEvent *event)
 		if (dw_target_cascading(DW_FORWARD, &wait) && meaning[compiled->phase].old_side == MEANS_MIRROR)
 		{
 			if (!compiled->broken)
-				dw_mirror_cascaded(&compiled->flow[DW_FORWARD], event, wait);
+				dw_cascaded(&compiled->flow[DW_FORWARD], event, wait);
 			continue;
 		}
 		if (meaning[compiled->phase].new_side == MEANS_REFUSED)
@@ -251,6 +255,11 @@ dw_trigger_mirror(PG_FUNCTION_ARGS)
 	/* a dump being restored by pg_upgrade */
 	if (IsBinaryUpgrade)
 		return PointerGetDatum(NULL);
+	if (dw_cascade_calls(data->tg_relation, data->tg_event, data->tg_trigtuple))
+	{
+		dw_mirror_flush();
+		return PointerGetDatum(NULL);
+	}
 	table = dw_table_get(data->tg_relation);
 	/* nothing to do, or the other side of a write that is already being mirrored */
 	if ((table->as_old == NIL && table->as_new == NIL) || dw_statement_writing() == table->root)

@@ -381,4 +381,59 @@ SELECT lives_ok(format('INSERT INTO esc.o%s VALUES (1, ''x''), (2, ''y'')', i), 
 SELECT lives_ok(format('UPDATE esc.o%s SET a = ''z''', i), 'nor by an update, ' || i) FROM generate_series(1, 5) i;
 RESET search_path;
 
+-- Foreign keys of the new side cascaded all the way down at once, those of the old side level by level: rows that the old side still
+-- had were put back without their parents, and the statement failed.
+CREATE TABLE lv0 (a int PRIMARY KEY);
+CREATE TABLE lv1 (a int REFERENCES lv0 ON DELETE CASCADE ON UPDATE CASCADE, b int, PRIMARY KEY (a, b));
+CREATE TABLE lv2 (a int, b int, c int, PRIMARY KEY (a, b, c), FOREIGN KEY (a, b) REFERENCES lv1 ON DELETE CASCADE ON UPDATE CASCADE);
+CREATE TABLE lv3 (a int, b int, c int, d int, PRIMARY KEY (a, b, c, d), FOREIGN KEY (a, b, c) REFERENCES lv2 ON DELETE CASCADE ON UPDATE CASCADE);
+CREATE TABLE lv0n (a int PRIMARY KEY, own int DEFAULT 0);
+CREATE TABLE lv1n (a int REFERENCES lv0n ON DELETE CASCADE ON UPDATE CASCADE, b int, PRIMARY KEY (a, b), own int DEFAULT 0);
+CREATE TABLE lv2n (a int, b int, c int, PRIMARY KEY (a, b, c), FOREIGN KEY (a, b) REFERENCES lv1n ON DELETE CASCADE ON UPDATE CASCADE, own int DEFAULT 0);
+CREATE TABLE lv3n (a int, b int, c int, d int, PRIMARY KEY (a, b, c, d), FOREIGN KEY (a, b, c) REFERENCES lv2n ON DELETE CASCADE ON UPDATE CASCADE, own int DEFAULT 0);
+CREATE TABLE tree (id int PRIMARY KEY, up int REFERENCES tree ON DELETE CASCADE ON UPDATE CASCADE);
+CREATE TABLE treen (id int PRIMARY KEY, up int REFERENCES treen ON DELETE CASCADE ON UPDATE CASCADE, own int DEFAULT 0);
+SELECT dualwrite.create_migration('levels');
+SELECT dualwrite.add_mapping('levels', ('lv' || i)::regclass, ('lv' || i || 'n')::regclass) FROM generate_series(0, 3) i;
+SELECT dualwrite.add_mapping('levels', 'tree', 'treen');
+CREATE FUNCTION levels() RETURNS bigint LANGUAGE sql AS $$
+	SELECT differences('TABLE lv0', 'SELECT a FROM lv0n') + differences('TABLE lv1', 'SELECT a, b FROM lv1n') + differences('TABLE lv2', 'SELECT a, b, c FROM lv2n') +
+		differences('TABLE lv3', 'SELECT a, b, c, d FROM lv3n') + differences('TABLE tree', 'SELECT id, up FROM treen') $$;
+INSERT INTO lv0 SELECT generate_series(1, 6); INSERT INTO lv1 SELECT a, b FROM lv0, generate_series(1, 2) b;
+INSERT INTO lv2 SELECT a, b, c FROM lv1, generate_series(1, 2) c; INSERT INTO lv3 SELECT a, b, c, d FROM lv2, generate_series(1, 2) d;
+INSERT INTO tree SELECT g, nullif(g / 2, 0) FROM generate_series(1, 40) g;
+CALL dualwrite.run('levels', 'verify');
+CREATE PROCEDURE each_level(what text, n text) LANGUAGE plpgsql AS $$
+BEGIN
+	EXECUTE format('UPDATE lv0%s SET a = a + 10 WHERE a IN (1, 2)', n);
+	ASSERT levels() = 0, what;
+	EXECUTE format('UPDATE lv0%s SET a = a - 1 WHERE a > 10', n);
+	EXECUTE format('DELETE FROM lv0%s WHERE a = 3', n);
+	EXECUTE format('DELETE FROM tree%s WHERE id IN (2, 7)', n);
+	EXECUTE format('UPDATE tree%s SET id = id + 100 WHERE id IN (1, 3)', n);
+	EXECUTE format('WITH d AS (DELETE FROM lv0%1$s WHERE a = 4 RETURNING a) UPDATE lv0%1$s SET a = 4 FROM d WHERE lv0%1$s.a = 5', n);
+	EXECUTE format('DELETE FROM tree%s WHERE id = 101', n);
+END $$;
+CALL each_level('verify', '');
+SELECT is(levels(), 0::bigint, 'verify: rows go on every level');
+SELECT is((SELECT count(*) FROM lv3) + (SELECT count(*) FROM tree), 32::bigint, 'as they should');
+SELECT dualwrite.configure('levels', 'mirror_on_error', 'queue');
+INSERT INTO lv0 VALUES (1), (2), (3), (5); INSERT INTO lv1 SELECT a, b FROM lv0, generate_series(1, 2) b WHERE a IN (1, 2, 3, 5);
+INSERT INTO lv2 SELECT a, b, c FROM lv1, generate_series(1, 2) c WHERE a IN (1, 2, 3, 5); INSERT INTO lv3 SELECT a, b, c, d FROM lv2, generate_series(1, 2) d WHERE a IN (1, 2, 3, 5);
+INSERT INTO tree SELECT g, nullif(g / 2, 0) FROM generate_series(1, 40) g;
+DELETE FROM lv0 WHERE a > 9;
+CALL each_level('queue', '');
+SELECT is(levels(), 0::bigint, 'the same with mirror_on_error = queue');
+SELECT is((SELECT count(*) FROM dualwrite.queue WHERE migration = 'levels'), 0::bigint, 'and nothing is queued');
+SELECT dualwrite.configure('levels', 'mirror_on_error', NULL);
+CALL dualwrite.run('levels', 'read_switch');
+INSERT INTO lv0n VALUES (1), (2), (3), (5); INSERT INTO lv1n SELECT a, b FROM lv0n, generate_series(1, 2) b WHERE a IN (1, 2, 3, 5);
+INSERT INTO lv2n SELECT a, b, c FROM lv1n, generate_series(1, 2) c WHERE a IN (1, 2, 3, 5); INSERT INTO lv3n SELECT a, b, c, d FROM lv2n, generate_series(1, 2) d WHERE a IN (1, 2, 3, 5);
+INSERT INTO treen SELECT g, nullif(g / 2, 0) FROM generate_series(1, 40) g;
+DELETE FROM lv0n WHERE a > 9;
+CALL each_level('read_switch', 'n');
+SELECT is(levels(), 0::bigint, 'the same on the new side');
+BEGIN; DELETE FROM lv0; DELETE FROM tree; INSERT INTO lv0 VALUES (1); COMMIT;
+SELECT is(levels(), 0::bigint, 'everything goes');
+
 SELECT * FROM finish();

@@ -195,6 +195,7 @@ SELECT is((SELECT count(*) FROM dualwrite.reconcile('columns') WHERE missing + e
 
 -- Types without an equality operator are compared by their bytes, so that a difference is seen in every type; only what a type
 -- itself calls equal (-0 and 0, 1.00 and 1.000) is none.
+SELECT dualwrite.pause('columns');
 SELECT each_case('ALTER TABLE {n} DISABLE TRIGGER USER; UPDATE {n} SET (v, many) = (SELECT {b}) WHERE id = 31; ALTER TABLE {n} ENABLE TRIGGER USER');
 SELECT is((SELECT string_agg(new_table::text, ' ' ORDER BY new_table::text) FROM dualwrite.reconcile('columns') WHERE different <> 1),
 	'col.display_scale_new col.negative_zero_new', 'columns: a difference is found in every type');
@@ -280,8 +281,9 @@ SELECT is(keys_disagreeing(), '', 'keys: INSERT, UPDATE on the new side');
 SELECT each_key('UPDATE {n} SET k = {c} WHERE k = {a}; UPDATE {2n} SET k = {c} WHERE k = {b}; DELETE FROM {n} WHERE k = {b}; DELETE FROM {2n} WHERE k = {a} AND n = 2; INSERT INTO {t} VALUES ({b}, 7)');
 SELECT is(keys_disagreeing(), '', 'keys: changes and DELETE on the new side');
 SELECT is((SELECT count(*) FROM dualwrite.reconcile('keys') WHERE missing + extra + different > 0), 0::bigint, 'keys: a reconciliation finds nothing');
+SELECT dualwrite.pause('keys');
 SELECT each_key('ALTER TABLE {n} DISABLE TRIGGER USER; UPDATE {n} SET v = 0; DELETE FROM {n} WHERE k = {b}; ALTER TABLE {n} ENABLE TRIGGER USER');
-SELECT is((SELECT count(*) FROM dualwrite.reconcile('keys') WHERE missing = 1 AND different = 1), (SELECT count(*) FROM keyed),
+SELECT is((SELECT string_agg(concat_ws(' ', old_table, missing, extra, different), ', ') FROM dualwrite.reconcile('keys') WHERE missing + different > 0 AND (missing <> 1 OR different <> 1)), NULL,
 	'keys: a row that is missing and one that differs are found with every key');
 SELECT is(dualwrite.repair('keys'), 2 * (SELECT count(*) FROM keyed), 'keys: and repaired by the key that drift shows');
 SELECT is(keys_disagreeing(), '', 'keys: on both sides');
