@@ -435,14 +435,44 @@ check_reverse(const DwMigration *migration, DwGate *gate)
 	}
 }
 
+/* Gates that read the tables do not wait for them; one that is gone is for gate definition to say. */
+static bool
+tables_are_busy(const DwMigration *migration, DwGate *gate)
+{
+	bool		gone = false;
+	char	   *busy = glance_at_tables(migration, &gone);
+
+	if (busy == NULL || gone)
+		return false;
+	gate->waitable = true;
+	gate->detail = busy;
+	gate->next_step = pstrdup("wait until that lock is gone");
+	return true;
+}
+
 static void
 check_sequences(const DwMigration *migration, DwGate *gate)
 {
+	if (tables_are_busy(migration, gate))
+		return;
 	gate->detail = dw_sequences_problem(migration);
 	gate->passed = gate->detail == NULL;
 	if (gate->passed)
 		gate->name = NULL;
 	gate->next_step = pstrdup("see to it that both sides cannot give out the same key, then waive this gate");
+}
+
+/* From read_switch on a key that the old side cannot hold makes the write fail that brings it. */
+static void
+check_key_range(const DwMigration *migration, DwGate *gate)
+{
+	if (tables_are_busy(migration, gate))
+		return;
+	gate->detail = dw_sequences_shortage(migration);
+	gate->passed = gate->detail == NULL;
+	if (gate->passed)
+		gate->name = NULL;
+	gate->next_step = pstrdup("widen that column, or be done with phases read_switch and cutover while they last, and waive this gate");
 }
 
 /* One of the two gates of a swap of names, from the problems of one kind. */
@@ -564,6 +594,7 @@ static const struct
 	[DW_GATE_SHADOW_READS] = {"shadow_reads", check_shadow_reads, true, true, false},
 	[DW_GATE_REVERSE] = {"reverse", check_reverse, false, false, false},
 	[DW_GATE_SEQUENCES] = {"sequences", check_sequences, true, false, false},
+	[DW_GATE_KEY_RANGE] = {"key_range", check_key_range, true, false, false},
 	[DW_GATE_SWAP_NAMES] = {"swap_names", check_swap_names, false, false, false},
 	[DW_GATE_SWAP_DEPENDENTS] = {"swap_dependents", check_swap_dependents, true, false, false},
 	[DW_GATE_SNAPSHOTS] = {"snapshots", check_snapshots, false, true, false},

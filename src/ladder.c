@@ -11,8 +11,9 @@
  * somebody always stands between his two tables: whoever then wants both, in whatever order, waits in vain.  So these rungs
  * lock no more than what has to end there:
  * - between read_switch and cutover nothing changes for writers, whose writes are mirrored both ways before and after.  Only
- *   where delivery is queued are they held up, so that nothing is queued between the last look and the change; such
- *   mirrors lock no second table.  A swap of names cannot do without ACCESS EXCLUSIVE on both; then the application uses one
+ *   where delivery is queued, or a mirror write that fails is, are they held up, so that nothing is queued between the last look
+ *   and the change: lag is 0 in the transaction that cuts over.  The former lock no second table; of the latter only the old
+ *   table is wanted.  A swap of names cannot do without ACCESS EXCLUSIVE on both; then the application uses one
  *   name, so that its writers come from one side, and that side goes first: old on the way up, new on the way down.
  * - from read_switch down to verify, writers of the new side end.  Those that have begun are waited for, so that none draws
  *   a key once both sides may give out the same; what they wrote is on the old side.
@@ -46,12 +47,12 @@ static const DwRung rungs[] = {
 
 	{DW_PHASE_VERIFY, DW_PHASE_READ_SWITCH,
 		GATE(RECONCILE) | GATE(DRIFT) | GATE(QUEUE) | GATE(DEAD_LETTERS) | GATE(SHADOW_READS) | GATE(REVERSE) |
-		GATE(SEQUENCES) | GATE(ORIGIN) | GATE(TRIGGERS),
+		GATE(SEQUENCES) | GATE(KEY_RANGE) | GATE(ORIGIN) | GATE(TRIGGERS),
 	SRE, SRE, DW_DO_SHARE_SEQUENCES, DW_ARRIVE_RECONCILE},
 
 	{DW_PHASE_READ_SWITCH, DW_PHASE_CUTOVER,
-		GATE(READ_PERCENT) | GATE(RECONCILE) | GATE(DRIFT) | GATE(QUEUE) | GATE(DEAD_LETTERS) | GATE(SWAP_NAMES) |
-		GATE(SWAP_DEPENDENTS) | GATE(ORIGIN) | GATE(TRIGGERS),
+		GATE(READ_PERCENT) | GATE(RECONCILE) | GATE(DRIFT) | GATE(QUEUE) | GATE(DEAD_LETTERS) | GATE(KEY_RANGE) |
+		GATE(SWAP_NAMES) | GATE(SWAP_DEPENDENTS) | GATE(ORIGIN) | GATE(TRIGGERS),
 	NoLock, NoLock, DW_DO_STOP_QUEUED | DW_DO_SWAP_NAMES | DW_DO_MOVE_SEQUENCES | DW_DO_NOTE_CUTOVER,
 	DW_ARRIVE_RECONCILE},
 

@@ -24,6 +24,7 @@ typedef enum DwGateId
 	DW_GATE_SHADOW_READS,
 	DW_GATE_REVERSE,
 	DW_GATE_SEQUENCES,
+	DW_GATE_KEY_RANGE,
 	DW_GATE_SWAP_NAMES,
 	DW_GATE_SWAP_DEPENDENTS,
 	DW_GATE_SNAPSHOTS,
@@ -46,7 +47,7 @@ typedef enum DwGateId
 #define DW_DO_COMPLETE_VIEWS		0x0400	/* read views become plain views of the new side */
 #define DW_DO_STOP_REVERSE			0x0800	/* refused while others write the new side */
 #define DW_DO_FORGET				0x1000	/* queue and checkpoints of a life that is over */
-#define DW_DO_STOP_QUEUED			0x2000	/* lock the tables of mappings with queued delivery */
+#define DW_DO_STOP_QUEUED			0x2000	/* hold up whoever may queue a key */
 #define DW_DO_NEW_FIRST				0x4000	/* lock new tables before old ones */
 #define DW_DO_SWAP_NAMES			0x8000	/* where the setting says so */
 #define DW_DO_SWAP_NAMES_BACK		0x10000	/* where they are swapped */

@@ -117,20 +117,24 @@ wish_tables(List *wishes, List *tables, LOCKMODE mode)
 	return wishes;
 }
 
-/* Both tables of the mappings whose writers only queue. */
+/*
+ * Both tables of the mappings whose writers only queue; where a mirror write that fails is queued, the old table, since it is
+ * writers of the old side alone who do that.
+ */
 static List *
-wish_queued(List *wishes, List *mappings)
+wish_queued(List *wishes, const DwChange *change)
 {
+	bool		errors_queue = strcmp(dw_setting_string(change->migration->id, "mirror_on_error"), "queue") == 0;
 	ListCell   *lc;
 
-	foreach(lc, mappings)
+	foreach(lc, change->mappings)
 	{
 		DwMapping  *mapping = lfirst(lc);
 
-		if (!mapping->queued)
-			continue;
-		wishes = dw_lock_wish(wishes, mapping->old_table, ShareRowExclusiveLock);
-		wishes = dw_lock_wish(wishes, mapping->new_table, ShareRowExclusiveLock);
+		if (mapping->queued || errors_queue)
+			wishes = dw_lock_wish(wishes, mapping->old_table, ShareRowExclusiveLock);
+		if (mapping->queued)
+			wishes = dw_lock_wish(wishes, mapping->new_table, ShareRowExclusiveLock);
 	}
 	return wishes;
 }
@@ -164,7 +168,7 @@ take_locks(const DwChange *change)
 	wishes = wish_tables(wishes, old_tables, change->lock_old);
 	wishes = wish_tables(wishes, new_tables, change->lock_new);
 	if (change->crossing & DW_DO_STOP_QUEUED)
-		wishes = wish_queued(wishes, change->mappings);
+		wishes = wish_queued(wishes, change);
 	if (change->crossing & SEQUENCE_WORK)
 		wishes = wish_tables(wishes, dw_sequences_of(change->migration), ShareRowExclusiveLock);
 	if (change->crossing & DW_DO_COMPLETE_VIEWS)

@@ -1,7 +1,7 @@
 /*
  * sequences.c: keys that both sides may hand out.
  *
- * Columns are tied together when one mapping's key says that they hold the same integer, directly or through a lossless cast;
+ * Columns are tied together when a mapping says that they hold the same integer, directly or through a lossless cast;
  * a table that several mappings share ties more of them into one group (parts of a split, parts of a union).  What
  * was altered is noted in _dualwrite.key_sequence with the increment to go back to.
  *
@@ -40,6 +40,7 @@ typedef struct SequenceState
 	Oid			relid;
 	int64		last;			/* highest number that it has given; one increment below its start when none */
 	int64		increment;		/* as the user defined it */
+	int64		max;			/* of the numbers that it may give */
 	bool		usable;			/* ascending, not cyclic */
 } SequenceState;
 
@@ -114,7 +115,7 @@ tie(KeyGroups *groups, KeyColumn *a, KeyColumn *b)
 	}
 }
 
-/* A key column whose number is computed from old ones: harmless unless sequences give out both. */
+/* A column whose number is computed from old ones: harmless unless sequences give out both. */
 static void
 note_computed(KeyGroups *groups, const DwMapping *mapping, AttrNumber attno, const DwExpression *expression,
 			  const char *text)
@@ -131,34 +132,39 @@ note_computed(KeyGroups *groups, const DwMapping *mapping, AttrNumber attno, con
 										 mapping->old_name, text);
 }
 
-/* One key column of a mapping. */
-static void
-add_key_column(KeyGroups *groups, const DwMapping *mapping, Relation old_rel, const char *name)
+static bool
+is_key_column(const DwMapping *mapping, const char *name)
 {
-	AttrNumber	attno = get_attnum(mapping->new_table, name);
 	ListCell   *lc;
 
-	if (attno == InvalidAttrNumber || !is_integer(mapping->new_table, attno))
+	foreach(lc, mapping->key_columns)
+		if (strcmp(lfirst(lc), name) == 0)
+			return true;
+	return false;
+}
+
+/* One mapped column: part of the key, or another one that draws from a sequence on the new side (an order's number). */
+static void
+add_column(KeyGroups *groups, const DwMapping *mapping, Relation old_rel, const DwColumn *column)
+{
+	AttrNumber	attno = get_attnum(mapping->new_table, column->name);
+	DwExpression *expression;
+
+	if (column->is_constant || attno == InvalidAttrNumber ||
+		(!is_key_column(mapping, column->name) && sequence_of(mapping->new_table, attno) == InvalidOid))
 		return;
-	foreach(lc, mapping->columns[DW_FORWARD])
+	expression = dw_expression_parse(column->expression, old_rel, NULL, InvalidOid, -1, InvalidOid, column->name);
+	if (expression->column != 0 && expression->lossless && is_integer(mapping->new_table, attno) &&
+		is_integer(mapping->old_table, expression->column))
 	{
-		DwColumn   *column = lfirst(lc);
-		DwExpression *expression;
+		KeyColumn  *old_column = column_in(groups, mapping->old_table, expression->column);
+		KeyColumn  *new_column = column_in(groups, mapping->new_table, attno);
 
-		if (strcmp(column->name, name) != 0 || column->is_constant)
-			continue;
-		expression = dw_expression_parse(column->expression, old_rel, NULL, InvalidOid, -1, InvalidOid, name);
-		if (expression->column != 0 && expression->lossless && is_integer(mapping->old_table, expression->column))
-		{
-			KeyColumn  *old_column = column_in(groups, mapping->old_table, expression->column);
-			KeyColumn  *new_column = column_in(groups, mapping->new_table, attno);
-
-			new_column->is_new = true;
-			tie(groups, old_column, new_column);
-		}
-		else
-			note_computed(groups, mapping, attno, expression, column->expression);
+		new_column->is_new = true;
+		tie(groups, old_column, new_column);
 	}
+	else
+		note_computed(groups, mapping, attno, expression, column->expression);
 }
 
 /* Within dw_sql_begin: expressions are parsed under its search_path, results live in its memory. */
@@ -167,7 +173,7 @@ read_groups(const DwMigration *migration)
 {
 	KeyGroups  *groups = palloc0(sizeof(KeyGroups));
 	ListCell   *lc;
-	ListCell   *key;
+	ListCell   *column;
 
 	foreach(lc, dw_mappings_of(migration->id))
 	{
@@ -178,8 +184,8 @@ read_groups(const DwMigration *migration)
 			get_rel_name(mapping->old_table) == NULL || get_rel_name(mapping->new_table) == NULL)
 			continue;
 		old_rel = table_open(mapping->old_table, AccessShareLock);
-		foreach(key, mapping->key_columns)
-			add_key_column(groups, mapping, old_rel, lfirst(key));
+		foreach(column, mapping->columns[DW_FORWARD])
+			add_column(groups, mapping, old_rel, lfirst(column));
 		table_close(old_rel, NoLock);
 	}
 	return groups;
@@ -211,12 +217,13 @@ state_of(Oid relid)
 	int			rc;
 
 	/* the increment that the user gave it, not one of ours */
-	if (dw_sql("SELECT coalesce(k.increment, s.seqincrement), s.seqincrement > 0 AND NOT s.seqcycle"
+	if (dw_sql("SELECT coalesce(k.increment, s.seqincrement), s.seqincrement > 0 AND NOT s.seqcycle, s.seqmax"
 			   " FROM pg_sequence s LEFT JOIN _dualwrite.key_sequence k ON k.sequence::oid = s.seqrelid WHERE s.seqrelid = $1",
 			   1, (DwArg[]) {DW_OID(relid)}) == 0)
 		elog(ERROR, "cache lookup failed for sequence %u", relid);
 	state.increment = DatumGetInt64(dw_sql_value(0, 1, &isnull));
 	state.usable = DatumGetBool(dw_sql_value(0, 2, &isnull));
+	state.max = DatumGetInt64(dw_sql_value(0, 3, &isnull));
 
 	rc = SPI_execute(psprintf("SELECT last_value, is_called FROM %s", dw_table_name(relid)), true, 1);
 	if (rc != SPI_OK_SELECT || SPI_processed != 1)
@@ -272,24 +279,37 @@ highest_of(KeyGroups *groups, int group, SequenceState *states, int n)
 	return behind == 0 ? highest : highest + states[0].increment - behind;
 }
 
-/* Let a sequence go on with this many increments after a number, in steps of that many. */
+static void
+run_ddl(const SequenceState *state, const char *statement)
+{
+	int			rc = SPI_execute(statement, false, 0);
+
+	if (rc < 0)
+		elog(ERROR, "could not alter sequence %u: %s", state->relid, SPI_result_code_string(rc));
+}
+
+/*
+ * Let a sequence go on with this many increments after a number, in steps of that many.  One that cannot go so far has given
+ * its last number: its next caller is told, and a change of phase, least of all a rollback, does not fail for it.
+ */
 static void
 alter(const SequenceState *state, int64 highest, int64 increment, int ahead, int step)
 {
 	int64		start;
 	int64		by;
-	int			rc;
+	char	   *name = dw_table_name(state->relid);
 
 	if (pg_mul_s64_overflow(increment, ahead, &start) || pg_add_s64_overflow(highest, start, &start) ||
 		pg_mul_s64_overflow(increment, step, &by))
 		ereport(ERROR,
 				(errcode(ERRCODE_SEQUENCE_GENERATOR_LIMIT_EXCEEDED),
-				 errmsg("sequence %s has no numbers left", dw_table_name(state->relid)),
+				 errmsg("sequence %s has no numbers left", name),
 				 errhint("Map the key to a wider type first.")));
-	rc = SPI_execute(psprintf("ALTER SEQUENCE %s INCREMENT BY " INT64_FORMAT " RESTART WITH " INT64_FORMAT,
-							  dw_table_name(state->relid), by, start), false, 0);
-	if (rc < 0)
-		elog(ERROR, "could not alter sequence %u: %s", state->relid, SPI_result_code_string(rc));
+	run_ddl(state, psprintf("ALTER SEQUENCE %s INCREMENT BY " INT64_FORMAT " RESTART WITH " INT64_FORMAT,
+							name, by, Min(start, state->max)));
+	/* in the storage that is new in this transaction, so that it is undone with it */
+	if (start > state->max)
+		dw_sql("SELECT setval($1::regclass, $2)", 2, (DwArg[]) {DW_OID(state->relid), DW_INT8(state->max)});
 }
 
 /* States of a group's sequences; false when one cannot be handled (the gate has said so). */
@@ -483,4 +503,95 @@ dw_sequences_problem(const DwMigration *migration)
 		problem = MemoryContextStrdup(sql.caller, problem);
 	dw_sql_end(&sql);
 	return problem;
+}
+
+/* Share of the keys of the old side's type that has to be left. */
+#define WANTED_LEFT 0.05
+
+/* Highest number that the type of an integer column can hold. */
+static int64
+type_limit(const KeyColumn *column)
+{
+	switch (getBaseType(get_atttype(column->table, column->attno)))
+	{
+		case INT2OID:
+			return PG_INT16_MAX;
+		case INT4OID:
+			return PG_INT32_MAX;
+		default:
+			return PG_INT64_MAX;
+	}
+}
+
+/* Highest key of a group so far, with or without sequences. */
+static int64
+highest_key(KeyGroups *groups, int group)
+{
+	int64		highest = 0;
+	ListCell   *lc;
+
+	foreach(lc, groups->columns)
+	{
+		KeyColumn  *column = lfirst(lc);
+		SequenceState state;
+
+		if (column->group != group)
+			continue;
+		highest = highest_in(column->table, column->attno, highest);
+		if (!OidIsValid(column->sequence))
+			continue;
+		state = state_of(column->sequence);
+		if (state.usable)
+			highest = Max(highest, state.last);
+	}
+	return highest;
+}
+
+/* Of one group: NULL while all is well, or where the new side can hold no more than the old one. */
+static char *
+shortage_of_group(KeyGroups *groups, int group)
+{
+	KeyColumn  *narrowest = NULL;
+	int64		new_limit = 0;
+	int64		limit;
+	int64		left;
+	ListCell   *lc;
+
+	foreach(lc, groups->columns)
+	{
+		KeyColumn  *column = lfirst(lc);
+
+		if (column->group != group)
+			continue;
+		if (column->is_new)
+			new_limit = Max(new_limit, type_limit(column));
+		else if (narrowest == NULL || type_limit(column) < type_limit(narrowest))
+			narrowest = column;
+	}
+	if (narrowest == NULL || type_limit(narrowest) >= new_limit)
+		return NULL;
+	limit = type_limit(narrowest);
+	left = limit - Min(limit, highest_key(groups, group));
+	if ((double) left >= (double) limit * WANTED_LEFT)
+		return NULL;
+	return psprintf("keys left for column %s of %s: " INT64_FORMAT " of " INT64_FORMAT,
+					quote_identifier(get_attname(narrowest->table, narrowest->attno, false)), dw_table_name(narrowest->table),
+					left, limit);
+}
+
+char *
+dw_sequences_shortage(const DwMigration *migration)
+{
+	DwSql		sql;
+	KeyGroups  *groups;
+	char	   *shortage = NULL;
+
+	dw_sql_begin(&sql);
+	groups = read_groups(migration);
+	for (int group = 0; group < groups->ngroups && shortage == NULL; group++)
+		shortage = shortage_of_group(groups, group);
+	if (shortage != NULL)
+		shortage = MemoryContextStrdup(sql.caller, shortage);
+	dw_sql_end(&sql);
+	return shortage;
 }

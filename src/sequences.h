@@ -24,6 +24,12 @@ extern void dw_sequences_share(const DwMigration *migration);
 extern void dw_sequences_move(const DwMigration *migration);
 extern void dw_sequences_restore(const DwMigration *migration);
 
+/*
+ * How few keys are left that the old side can hold, where the new side could go on beyond them: then its inserts would fail in
+ * the mirror.  NULL while there are plenty.
+ */
+extern char *dw_sequences_shortage(const DwMigration *migration);
+
 /* Why both sides might hand out the same key in spite of all that; NULL when they will not. */
 extern char *dw_sequences_problem(const DwMigration *migration);
 

@@ -71,6 +71,7 @@ typedef struct SwapPair
 			"'Leave the setting off, or do without the sub-select.'") \
 	"FROM _dualwrite.migration m JOIN _dualwrite.mapping p ON p.migration_id = m.id," \
 	" LATERAL (SELECT 'column ' || quote_ident(c.column_name), c.expression FROM _dualwrite.mapping_column c WHERE c.mapping_id = p.id" \
+	" UNION ALL SELECT 'what column ' || quote_ident(d.column_name) || ' depends on', d.query FROM _dualwrite.dependency d WHERE d.mapping_id = p.id" \
 	" UNION ALL SELECT 'the filter', p.filter_expression) x (what, text), unnest(ARRAY[$3, $4]) t (name)" \
 	" WHERE m.phase <> 'complete' AND x.text ~ ('(^|[^[:alnum:]_$.\"])' || regexp_replace(t.name, '([^[:alnum:]_])', '\\\\\\1', 'g') || '($|[^[:alnum:]_$\"])')"
 
