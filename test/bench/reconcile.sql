@@ -32,8 +32,8 @@ SELECT dualwrite.create_migration('bench', 'bench.o', 'bench.n', forward => $${"
 	reverse => $${"email": "email", "name": "first_name || ' ' || last_name", "state": "CASE WHEN state = 'active' THEN 1 ELSE 0 END", "note": "nullif(note, '')"}$$)
 	\g /dev/null
 \endif
+SELECT dualwrite.configure('bench', 'reconcile_interval', '0') \g /dev/null
 CALL dualwrite.run('bench', 'verify', '30 min');
-SELECT dualwrite.pause('bench') \g /dev/null
 
 -- Ten drifts, spread over the tables: three rows that differ, three that are missing, four that are extra.
 INSERT INTO bench.drift SELECT (:rows / 11.0 * i)::bigint, (ARRAY['different', 'missing', 'extra'])[i % 3 + 1] FROM generate_series(1, 8) i;
@@ -77,15 +77,68 @@ CREATE FUNCTION bench.hashes() RETURNS text LANGUAGE sql AS $$
 CREATE FUNCTION bench.begin() RETURNS bigint LANGUAGE sql AS
 	$$ SELECT temp_files FROM pg_stat_database WHERE datname = current_database() $$;
 
-/* Memory: the most this process ever had, without the shared buffers that it has touched. */
+/* Memory: the most a process ever had, without the shared buffers that it has touched. */
+CREATE FUNCTION bench.memory(pid int) RETURNS bigint LANGUAGE sql AS $$
+	SELECT substring(status FROM 'VmHWM:\s+(\d+)')::bigint - substring(status FROM 'RssShmem:\s+(\d+)')::bigint
+	FROM pg_read_file('/proc/' || pid || '/status', 0, 10000, true) AS status $$;
+
+/* The most of the background's processes. */
+CREATE TABLE bench.worker_memory (kb bigint);
+
+/* A complete comparison by so many processes. */
+CREATE PROCEDURE bench.background(workers int) LANGUAGE plpgsql AS $$
+BEGIN
+	PERFORM dualwrite.configure('bench', 'reconcile_workers', workers::text);
+	PERFORM dualwrite.reconcile('bench', background => true);
+	CALL bench.await();
+END $$;
+
+CREATE PROCEDURE bench.await() LANGUAGE plpgsql AS $$
+BEGIN
+	LOOP
+		COMMIT;
+		EXIT WHEN NOT EXISTS (SELECT FROM _dualwrite.reconcile_pass WHERE finished_at IS NULL);
+		INSERT INTO bench.worker_memory SELECT max(bench.memory(pid)) FROM dualwrite.workers;
+		PERFORM pg_sleep(0.01);
+	END LOOP;
+END $$;
+
+/* A comparison of what has changed since the last one. */
+CREATE PROCEDURE bench.changes() LANGUAGE plpgsql AS $$
+DECLARE
+	last bigint := (SELECT max(id) FROM _dualwrite.reconcile_pass);
+BEGIN
+	PERFORM dualwrite.configure('bench', 'reconcile_interval', '1 ms');
+	WHILE (SELECT max(id) = last FROM _dualwrite.reconcile_pass) LOOP
+		COMMIT;
+	END LOOP;
+	PERFORM dualwrite.configure('bench', 'reconcile_interval', '0');
+	CALL bench.await();
+	ASSERT (SELECT sample_percent = 0 FROM _dualwrite.reconcile_pass WHERE id = last + 1), 'all rows were compared';
+END $$;
+
+/* One complete comparison after the other for so long. */
+CREATE PROCEDURE bench.keep_comparing(seconds int) LANGUAGE plpgsql AS $$
+DECLARE
+	until timestamptz := clock_timestamp() + make_interval(secs => seconds);
+BEGIN
+	PERFORM dualwrite.configure('bench', 'reconcile_workers', '1');
+	WHILE clock_timestamp() < until LOOP
+		PERFORM dualwrite.reconcile('bench', background => true);
+		COMMIT;
+		PERFORM pg_sleep(0.05);
+	END LOOP;
+END $$;
+
+/* What the session itself took, and for background work its processes. */
 CREATE FUNCTION bench.record(variant text, round int, began timestamptz, temp_files bigint) RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
 	seconds float8 := extract(epoch FROM clock_timestamp() - began);
-	status text := pg_read_file('/proc/self/status');
 	found bigint[];
 BEGIN
 	INSERT INTO bench.sample VALUES (variant, round, seconds, bench.begin() - temp_files,
-		substring(status FROM 'VmHWM:\s+(\d+)')::bigint - substring(status FROM 'RssShmem:\s+(\d+)')::bigint);
+		greatest(bench.memory(pg_backend_pid()), (SELECT max(kb) FROM bench.worker_memory WHERE variant LIKE '%worker%')));
+	DELETE FROM bench.worker_memory;
 	IF variant IN ('FULL JOIN', 'EXCEPT') THEN
 		SELECT array_agg(id ORDER BY id) INTO found FROM pg_temp.found;
 		ASSERT found = (SELECT array_agg(id ORDER BY id) FROM bench.drift), format('%s finds %s', variant, found);
@@ -105,6 +158,23 @@ CREATE FUNCTION bench.report(rows bigint, OUT variant text, OUT seconds numeric,
 CREATE FUNCTION bench.extrapolation(rows bigint, OUT "100 million rows a side would take" text) RETURNS SETOF text LANGUAGE sql AS $$
 	SELECT format('%s: %s min', m.variant, round((m.seconds * 100000000 / rows / 60)::numeric, 1))
 	FROM bench.median m WHERE m.variant LIKE 'dualwrite%' ORDER BY m.variant $$;
+
+/* Rows of a Markdown table, without the bars at their ends. */
+CREATE FUNCTION bench.lines(rows bigint, mapping text, OUT line text) RETURNS SETOF text LANGUAGE sql AS $$
+	WITH m AS (SELECT d.*, d.seconds / f.seconds AS ratio FROM bench.median d, bench.median f WHERE f.variant = 'FULL JOIN')
+	SELECT format('%s, mapping %s: time of that of the FULL JOIN | %s | %s (%s s of %s s)', m.variant, mapping, r.reach, round(m.ratio::numeric, 2),
+		round(m.seconds::numeric, 2), round((m.seconds / m.ratio)::numeric, 2))
+	FROM m LEFT JOIN (VALUES (1, 'dualwrite', '≤ 0.7'), (2, 'dualwrite, 1 worker', ''), (3, 'dualwrite, 2 workers', '≤ 0.45'),
+		(4, 'dualwrite, changes', '')) AS r (i, variant, reach) USING (variant)
+	WHERE m.variant <> 'FULL JOIN'
+	UNION ALL
+	SELECT format('drifts found by key, of ten; temporary files | 10; 0 | 10; %s', max(temp_files)) FROM bench.median WHERE variant LIKE 'dualwrite%'
+	UNION ALL
+	SELECT format('memory of a process, MB | ≤ 64 | %s', round(max(memory_kb) / 1024.0, 1)) FROM bench.median WHERE variant LIKE 'dualwrite%'
+	UNION ALL
+	SELECT format('100 million rows a side would take, min | | %s; with two workers %s', round((a.seconds * 100000000 / rows / 60)::numeric, 1),
+		round((b.seconds * 100000000 / rows / 60)::numeric, 1))
+	FROM bench.median a, bench.median b WHERE a.variant = 'dualwrite' AND b.variant = 'dualwrite, 2 workers' $$;
 
 CREATE PROCEDURE bench.check() LANGUAGE plpgsql AS $$
 DECLARE

@@ -18,6 +18,7 @@ $node->safe_psql('postgres', qq{
 	INSERT INTO o SELECT g, 'a' || g FROM generate_series(1, $rows) g;
 	SELECT dualwrite.create_migration('m', 'o', 'n');
 	SELECT dualwrite.configure('m', 'reconcile_chunk_ms', '1');
+	SELECT dualwrite.configure('m', 'reconcile_workers', '2');
 });
 $node->safe_psql('postgres', q{CALL dualwrite.run('m', timeout => '120 s')});
 
@@ -41,6 +42,7 @@ for my $seen (1, 2, 3)
 			PERFORM dualwrite.pause('m');
 		END \$\$});
 	is($node->safe_psql('postgres', "SELECT finished_at IS NULL $last"), 't', "under way before crash $seen");
+	cmp_ok($node->safe_psql('postgres', 'SELECT count(*) FROM _dualwrite.reconcile_range'), '>', 1, 'ranges are left');
 	$node->stop('immediate');
 	$node->start;
 }
