@@ -236,6 +236,10 @@ SELECT pg_catalog.pg_extension_config_dump('_dualwrite.dependency',
 	'WHERE EXISTS (SELECT FROM pg_catalog.pg_class WHERE oid = lookup_table) AND mapping_id IN (SELECT id FROM _dualwrite.mapping WHERE EXISTS (SELECT FROM pg_catalog.pg_class WHERE oid = old_table) AND EXISTS (SELECT FROM pg_catalog.pg_class WHERE oid = new_table))');
 SELECT pg_catalog.pg_extension_config_dump('_dualwrite.dependency_id_seq', '');
 SELECT pg_catalog.pg_extension_config_dump('_dualwrite.setting', '');
+-- A key queued towards the old side may stand for the only copy of a row.
+SELECT pg_catalog.pg_extension_config_dump('_dualwrite.queue',
+	'WHERE mapping_id IN (SELECT id FROM _dualwrite.mapping WHERE EXISTS (SELECT FROM pg_catalog.pg_class WHERE oid = old_table) AND EXISTS (SELECT FROM pg_catalog.pg_class WHERE oid = new_table))');
+SELECT pg_catalog.pg_extension_config_dump('_dualwrite.queue_id_seq', '');
 SELECT pg_catalog.pg_extension_config_dump('_dualwrite.event', '');
 SELECT pg_catalog.pg_extension_config_dump('_dualwrite.event_id_seq', '');
 SELECT pg_catalog.pg_extension_config_dump('_dualwrite.read_view',

@@ -4,6 +4,11 @@ CREATE PROCEDURE dualwrite.backfill(migration text)
 COMMENT ON PROCEDURE dualwrite.backfill(text) IS
 	'copy history in this session, where no worker can: batch by batch, committing after each, then the keys that are due in the queue';
 
+CREATE PROCEDURE dualwrite.deliver(migration text)
+	LANGUAGE c AS 'MODULE_PATHNAME', 'dw_deliver';
+COMMENT ON PROCEDURE dualwrite.deliver(text) IS
+	'bring the keys that are due in the queue to agreement in this session, where no worker can or background work is paused: some keys a transaction';
+
 CREATE FUNCTION dualwrite.retry(migration text, key jsonb = NULL) RETURNS bigint
 	LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'dw_retry';
 COMMENT ON FUNCTION dualwrite.retry(text, jsonb) IS

@@ -32,6 +32,7 @@
 #define DW_SETTLE_MS 1000
 
 PG_FUNCTION_INFO_V1(dw_backfill);
+PG_FUNCTION_INFO_V1(dw_deliver);
 PG_FUNCTION_INFO_V1(dw_retry);
 PG_FUNCTION_INFO_V1(dw_discard_dead);
 
@@ -58,19 +59,19 @@ owned_migration(FunctionCallInfo fcinfo)
 }
 
 static void
-check_may_commit(FunctionCallInfo fcinfo)
+check_may_commit(FunctionCallInfo fcinfo, const char *procedure)
 {
 	CallContext *context = castNode(CallContext, fcinfo->context);
 
 	if (context->atomic)
 		ereport(ERROR,
 				(errcode(ERRCODE_ACTIVE_SQL_TRANSACTION),
-				 errmsg("dualwrite.backfill cannot run inside a transaction block or a function"),
+				 errmsg("%s cannot run inside a transaction block or a function", procedure),
 				 errhint("CALL it on its own: it commits after each batch.")));
 	if (IsolationUsesXactSnapshot())
 		ereport(ERROR,
 				(errcode(ERRCODE_ACTIVE_SQL_TRANSACTION),
-				 errmsg("dualwrite.backfill must run at isolation level READ COMMITTED"),
+				 errmsg("%s must run at isolation level READ COMMITTED", procedure),
 				 errhint("SET default_transaction_isolation = 'read committed'.")));
 }
 
@@ -195,12 +196,40 @@ dw_backfill(PG_FUNCTION_ARGS)
 {
 	char	   *name;
 
-	check_may_commit(fcinfo);
+	check_may_commit(fcinfo, "dualwrite.backfill");
 	name = MemoryContextStrdup(PortalContext, owned_migration(fcinfo)->name);
 	SPI_connect_ext(SPI_OPT_NONATOMIC);
 	run_batches(name);
 	run_queue(name);
 	report_end(name);
+	SPI_finish();
+	PG_RETURN_VOID();
+}
+
+/* CALL dualwrite.deliver(migration) */
+Datum
+dw_deliver(PG_FUNCTION_ARGS)
+{
+	DwMigration *migration;
+	char	   *name;
+	int64		waiting;
+	int64		dead;
+
+	check_may_commit(fcinfo, "dualwrite.deliver");
+	migration = owned_migration(fcinfo);
+	if (migration->phase < DW_PHASE_SHADOW || migration->phase > DW_PHASE_CUTOVER)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("migration \"%s\" is in phase \"%s\": nothing is delivered",
+						migration->name, dw_phase_name(migration->phase)),
+				 errhint("Keys are queued and delivered from shadow to cutover.")));
+	name = MemoryContextStrdup(PortalContext, migration->name);
+	SPI_connect_ext(SPI_OPT_NONATOMIC);
+	run_queue(name);
+	migration = dw_migration_get(name, false);
+	dw_queue_counts(migration->id, &waiting, &dead);
+	ereport(NOTICE,
+			(errmsg("migration \"%s\": " INT64_FORMAT " keys queued, " INT64_FORMAT " dead letters", name, waiting, dead)));
 	SPI_finish();
 	PG_RETURN_VOID();
 }

@@ -500,6 +500,9 @@ check_reverse_queue(const DwMigration *migration)
 				 errmsg("cannot roll back migration \"%s\" below \"read_switch\": writes of the new side are not on the old side yet",
 						migration->name),
 				 errdetail("Keys queued towards the old side: " INT64_FORMAT ".", count),
+				 migration->restored || migration->paused ?
+				 errhint("Run CALL dualwrite.deliver(%s), since no worker does, then call again; see dualwrite.queue and dualwrite.dead_letters.",
+						 quote_literal_cstr(migration->name)) :
 				 errhint("Wait until dualwrite.queue and dualwrite.dead_letters show none of them, then call again.")));
 }
 
