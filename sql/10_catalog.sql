@@ -120,14 +120,15 @@ CREATE TABLE _dualwrite.queue (
 CREATE INDEX ON _dualwrite.queue (mapping_id, next_attempt_at) WHERE NOT dead;
 CREATE INDEX ON _dualwrite.queue (mapping_id, key);
 
--- One row a heap, updated once a batch: small, hot, half empty pages.
+-- One row a range of blocks, updated once a batch: small, hot, half empty pages.
 CREATE TABLE _dualwrite.backfill (
 	mapping_id int NOT NULL REFERENCES _dualwrite.mapping ON DELETE CASCADE,
 	heap regclass NOT NULL,
 	ordinal int NOT NULL,
 	relfilenode oid NOT NULL,			-- a rewritten heap is started again
+	first_block bigint NOT NULL DEFAULT 0,
 	next_block bigint NOT NULL DEFAULT 0,
-	end_block bigint NOT NULL,			-- size when the backfill began: later rows are the mirror's
+	end_block bigint NOT NULL,			-- of the last range, size when the backfill began: later rows are the mirror's
 	rows_done bigint NOT NULL DEFAULT 0,
 	rows_copied bigint NOT NULL DEFAULT 0,
 	rows_queued bigint NOT NULL DEFAULT 0,
@@ -135,7 +136,8 @@ CREATE TABLE _dualwrite.backfill (
 	updated_at timestamptz NOT NULL DEFAULT clock_timestamp(),
 	finished_at timestamptz,
 	throttled_by text[] NOT NULL DEFAULT '{}',
-	PRIMARY KEY (mapping_id, heap)
+	pid int,							-- process that did the last batch
+	PRIMARY KEY (mapping_id, heap, first_block)
 ) WITH (fillfactor = 50, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 200);
 
 -- Somebody's word against the signals of the throttle; not dumped: it is about a server and an hour.

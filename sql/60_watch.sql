@@ -53,17 +53,17 @@ CREATE FUNCTION _dualwrite.bar(percent numeric) RETURNS text
 COMMENT ON FUNCTION _dualwrite.bar(numeric) IS 'a percentage as twenty characters';
 
 /*
- * Share of the backfill done, by blocks: exact, and independent of statistics.  Rows are estimated: of each heap by what
- * was read of it where that is enough to go by, else by the statistics, else like the other heaps; NULL where there is
+ * Share of the backfill done, by blocks: exact, and independent of statistics.  Rows are estimated: of each range by what
+ * was read of it where that is enough to go by, else by the statistics, else like the other ranges; NULL where there is
  * nothing to go by.
  */
 CREATE VIEW _dualwrite.backfill_progress AS
 	SELECT h.mapping_id,
 		bool_and(h.finished) AS finished,
 		sum(h.blocks_done) AS blocks_done,
-		sum(h.end_block) AS blocks,
+		sum(h.blocks) AS blocks,
 		sum(h.rows_done)::bigint AS rows_done,
-		(sum(h.rows_total) + coalesce(sum(h.end_block) FILTER (WHERE h.rows_total IS NULL), 0)
+		(sum(h.rows_total) + coalesce(sum(h.blocks) FILTER (WHERE h.rows_total IS NULL), 0)
 			* CASE WHEN bool_and(h.rows_total IS NOT NULL) THEN 0
 				WHEN sum(h.blocks_done) >= 10 THEN sum(h.rows_done) / sum(h.blocks_done) END)::bigint AS rows_total,
 		min(h.started_at) AS started_at,
@@ -71,14 +71,14 @@ CREATE VIEW _dualwrite.backfill_progress AS
 		ARRAY(SELECT DISTINCT t FROM _dualwrite.backfill o, unnest(o.throttled_by) AS t
 			WHERE o.mapping_id = h.mapping_id AND o.finished_at IS NULL ORDER BY t) AS throttled_by
 	FROM (
-		SELECT b.mapping_id, b.end_block, b.rows_done, b.started_at,
+		SELECT b.mapping_id, b.end_block - b.first_block AS blocks, b.rows_done, b.started_at,
 			b.finished_at IS NOT NULL AS finished,
 			coalesce(b.finished_at, b.updated_at) AS updated_at,
-			CASE WHEN b.finished_at IS NULL THEN least(b.next_block, b.end_block) ELSE b.end_block END AS blocks_done,
+			CASE WHEN b.finished_at IS NULL THEN least(b.next_block, b.end_block) ELSE b.end_block END - b.first_block AS blocks_done,
 			CASE
 				WHEN b.finished_at IS NOT NULL OR b.next_block >= b.end_block THEN b.rows_done
-				WHEN b.next_block >= 10 THEN b.rows_done * (b.end_block::numeric / b.next_block)
-				WHEN c.reltuples >= 0 AND c.relpages > 0 THEN (c.reltuples::numeric / c.relpages) * b.end_block
+				WHEN b.next_block >= b.first_block + 10 THEN b.rows_done * ((b.end_block - b.first_block)::numeric / (b.next_block - b.first_block))
+				WHEN c.reltuples >= 0 AND c.relpages > 0 THEN (c.reltuples::numeric / c.relpages) * (b.end_block - b.first_block)
 			END AS rows_total
 		FROM _dualwrite.backfill b LEFT JOIN pg_class c ON c.oid = b.heap) h
 	GROUP BY h.mapping_id;
@@ -275,9 +275,9 @@ CREATE VIEW dualwrite.events AS
 CREATE VIEW dualwrite.workers AS
 	SELECT w.pid, g.name AS migration, coalesce(w.role, 'worker') AS role, coalesce(w.state, 'stopped') AS state,
 		CASE
-			WHEN w.role = 'backfill' THEN (SELECT string_agg(format('%s: block %s of %s', b.heap, b.next_block, b.end_block), ', ' ORDER BY m.ordinal, b.ordinal)
+			WHEN w.role = 'backfill' THEN (SELECT string_agg(format('%s: block %s of %s', b.heap, b.next_block, b.end_block), ', ' ORDER BY b.ordinal, b.heap, b.first_block)
 				FROM _dualwrite.backfill b JOIN _dualwrite.mapping m ON m.id = b.mapping_id
-				WHERE m.migration_id = g.id AND b.finished_at IS NULL AND b.next_block > 0 AND b.next_block < b.end_block)
+				WHERE m.migration_id = g.id AND b.finished_at IS NULL AND b.next_block < b.end_block AND b.pid = w.pid)
 			WHEN w.role = 'reconcile' THEN (SELECT CASE WHEN p.throttled_by <> '{}' THEN 'waits: ' || array_to_string(p.throttled_by, ', ')
 					ELSE format('%s: %s rows compared%s', m.old_table, p.rows_compared,
 						CASE p.sample_percent WHEN 0 THEN ' of those that have changed' ELSE '' END) END

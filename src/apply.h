@@ -99,6 +99,7 @@ extern DwBulk *dw_bulk_begin(DwTarget *target, int capacity);
 extern bool dw_bulk_add(DwBulk *bulk, TupleTableSlot *row);	/* false: full, flush first */
 extern void dw_bulk_flush(DwBulk *bulk, bool *conflicts);
 extern void dw_bulk_take_back(DwBulk *bulk, int i);	/* after flush and before the next add: delete row i again */
+extern void dw_bulk_settle(DwBulk *bulk);	/* queue the checks of the rows that stayed: before dw_write_end at the latest */
 extern void dw_bulk_end(DwBulk *bulk);
 
 #endif							/* DW_APPLY_H */

@@ -9,6 +9,8 @@
 
 #include "attempt.h"
 
+#include "access/xact.h"
+#include "access/xlog.h"
 #include "commands/trigger.h"
 #include "nodes/parsenodes.h"
 #include "storage/proc.h"
@@ -65,4 +67,12 @@ dw_attempt_settings(void)
 	immediate->constraints = NIL;
 	immediate->deferred = false;
 	AfterTriggerSetState(immediate);
+}
+
+void
+dw_attempt_lazy_commit(void)
+{
+	/* nearly always written by now, by the WAL writer */
+	XLogFlush(XactLastCommitEnd);
+	set_local("synchronous_commit", "off");
 }

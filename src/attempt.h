@@ -23,4 +23,10 @@ extern bool dw_error_is_connection(int sqlstate);
  */
 extern void dw_attempt_settings(void);
 
+/*
+ * Commit this transaction without waiting for its WAL to be written, once that of the one before it is: a crash takes one
+ * commit back at most, and whoever waits for our locks waits for no disk.
+ */
+extern void dw_attempt_lazy_commit(void);
+
 #endif							/* DW_ATTEMPT_H */

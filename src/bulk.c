@@ -86,8 +86,8 @@ enter_owner(DwBulk *bulk, DwOwnerScope *scope)
 }
 
 /* Queue the after-row triggers (foreign keys above all) of the rows that stayed, and forget them all. */
-static void
-settle(DwBulk *bulk)
+void
+dw_bulk_settle(DwBulk *bulk)
 {
 	EState	   *estate = bulk->target->lookup->estate;
 	DwOwnerScope scope;
@@ -172,7 +172,7 @@ dw_bulk_add(DwBulk *bulk, TupleTableSlot *row)
 	DwOwnerScope scope;
 
 	if (bulk->flushed)
-		settle(bulk);
+		dw_bulk_settle(bulk);
 	if (bulk->nrows == bulk->capacity || bulk->bytes >= DW_BULK_BYTES)
 		return false;
 
@@ -294,7 +294,7 @@ dw_bulk_end(DwBulk *bulk)
 	ListCell   *lc;
 
 	Assert(bulk->flushed || bulk->nrows == 0);
-	settle(bulk);
+	dw_bulk_settle(bulk);
 	foreach(lc, bulk->leaves)
 	{
 		DwBulkLeaf *leaf = lfirst(lc);

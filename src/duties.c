@@ -65,7 +65,6 @@ typedef struct DwDutyState
 } DwDutyState;
 
 static DwStep backfill_duty(const DwMigration *migration, TimestampTz *next_due);
-static int	backfill_openings(const DwMigration *migration);
 static DwStep reconcile_duty(const DwMigration *migration, TimestampTz *next_due);
 static DwStep housekeeping_duty(const DwMigration *migration, TimestampTz *next_due);
 
@@ -73,7 +72,7 @@ static const DwDuty duties[] = {
 	{DW_ROLE_QUEUE, "queue", DW_PHASE_SHADOW, DW_PHASE_CUTOVER, POLL_MS, dw_deliver_step, NULL, NULL},
 	/* above its own phase there is something to copy after alter_mapping, which goes through the rows again */
 	{DW_ROLE_BACKFILL, "backfill", DW_PHASE_BACKFILL, DW_PHASE_READ_SWITCH, POLL_MS, backfill_duty,
-	"backfill_workers", backfill_openings},
+	"backfill_workers", dw_backfill_openings},
 	{DW_ROLE_RECONCILE, "reconcile", DW_PHASE_VERIFY, DW_PHASE_CUTOVER, POLL_MS, reconcile_duty,
 	"reconcile_workers", dw_reconcile_openings},
 	{DW_ROLE_NONE, "lookups", DW_PHASE_SHADOW, DW_PHASE_CUTOVER, POLL_MS, dw_recheck_step, NULL, NULL},
@@ -153,28 +152,6 @@ note_filled(int32 migration_id)
 				  1, (DwArg[]) {DW_INT4(migration_id)});
 	dw_sql_end(&sql);
 	dw_mapping_invalidate(migration_id);
-}
-
-/* Heaps of the mapping in hand that are not read through: no two processes work on one. */
-static int
-backfill_openings(const DwMigration *migration)
-{
-	DwSql		sql;
-	int64		heaps;
-	bool		isnull;
-
-	dw_sql_begin(&sql);
-	(void) dw_sql("SELECT pg_catalog.count(*) FROM _dualwrite.backfill b "
-				  "JOIN _dualwrite.mapping m ON m.id OPERATOR(pg_catalog.=) b.mapping_id "
-				  "WHERE m.migration_id OPERATOR(pg_catalog.=) $1 AND b.finished_at IS NULL "
-				  "AND b.next_block OPERATOR(pg_catalog.<) b.end_block AND b.ordinal OPERATOR(pg_catalog.=) "
-				  "(SELECT pg_catalog.min(u.ordinal) FROM _dualwrite.backfill u "
-				  "JOIN _dualwrite.mapping n ON n.id OPERATOR(pg_catalog.=) u.mapping_id "
-				  "WHERE n.migration_id OPERATOR(pg_catalog.=) $1 AND u.finished_at IS NULL)",
-				  1, (DwArg[]) {DW_INT4(migration->id)});
-	heaps = DatumGetInt64(dw_sql_value(0, 1, &isnull));
-	dw_sql_end(&sql);
-	return (int) Min(heaps, DW_WORKER_SLOTS);
 }
 
 /*

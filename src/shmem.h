@@ -94,6 +94,18 @@ typedef struct DwWorkerSlot
 
 #define DW_WORKER_SLOTS		64
 
+/* What the workers of one migration owe to its limits, together. */
+typedef struct DwBudgetSlot
+{
+	Oid			database;		/* InvalidOid: free */
+	int32		migration_id;
+	TimestampTz at;				/* the amounts are as of then */
+	double		rows;
+	double		bytes;
+} DwBudgetSlot;
+
+#define DW_BUDGET_SLOTS		64
+
 typedef struct DwShared
 {
 	LWLock		lock;
@@ -105,6 +117,7 @@ typedef struct DwShared
 	bool		crowded;		/* dualwrite.max_workers is reached and others want to start */
 	DwWorkerSlot workers[DW_WORKER_SLOTS];
 	DwShadowSlot shadow[DW_SHADOW_SLOTS];
+	DwBudgetSlot budgets[DW_BUDGET_SLOTS];
 	int			nstats;
 	DwStatsSlot stats[FLEXIBLE_ARRAY_MEMBER];
 } DwShared;

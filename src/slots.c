@@ -254,24 +254,25 @@ dw_slots_running(DwShared *shared, Oid database, int32 migration_id)
 }
 
 int
-dw_slots_sharing(DwShared *shared, int32 migration_id, DwRole role)
+dw_slots_sharing(DwShared *shared, int32 migration_id, DwRole role, int *pids)
 {
+	int			found[DW_WORKER_SLOTS + 1];
 	int			sharing = 0;
-	bool		among = false;
 
+	found[sharing++] = MyProcPid;
 	LWLockAcquire(&shared->lock, LW_SHARED);
 	for (int i = 0; i < DW_WORKER_SLOTS; i++)
 	{
 		DwWorkerSlot *slot = &shared->workers[i];
 
-		if (slot->state != DW_SLOT_RUNNING || slot->database != MyDatabaseId || slot->migration_id != migration_id ||
-			(slot->helps != DW_ROLE_NONE && slot->helps != role))
-			continue;
-		sharing++;
-		among |= slot->pid == MyProcPid;
+		if (slot->state == DW_SLOT_RUNNING && slot->database == MyDatabaseId && slot->migration_id == migration_id &&
+			(slot->helps == DW_ROLE_NONE || slot->helps == role) && slot->pid != MyProcPid)
+			found[sharing++] = slot->pid;
 	}
 	LWLockRelease(&shared->lock);
-	return among ? sharing : sharing + 1;
+	if (pids != NULL)
+		memcpy(pids, found, sharing * sizeof(int));
+	return sharing;
 }
 
 /* The slot that this process holds, under the lock; NULL when it has given it up. */

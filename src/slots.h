@@ -38,8 +38,11 @@ extern void dw_slots_add(DwShared *shared, const int32 *migrations, int n);
  * Returns how many of them could not be started: no process is free.
  */
 extern int	dw_slots_help(DwShared *shared, int32 migration_id, DwRole role, int helpers);
-/* Processes at work in this role on a migration of this database: its helpers and the first process, and this one in any case. */
-extern int	dw_slots_sharing(DwShared *shared, int32 migration_id, DwRole role);
+/*
+ * Processes at work in this role on a migration of this database: its helpers and the first process, and this one in any
+ * case.  Their pids go into pids, which takes DW_WORKER_SLOTS + 1 (NULL: not asked for).
+ */
+extern int	dw_slots_sharing(DwShared *shared, int32 migration_id, DwRole role, int *pids);
 
 /* No process for this database any more: it is gone. */
 extern void dw_slots_forget(DwShared *shared, Oid database);

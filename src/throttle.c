@@ -42,17 +42,6 @@ dw_throttle_resize(int blocks, double took_ms, double wanted_ms)
 }
 
 long
-dw_throttle_delay(double amount, double took_ms, double max_per_second)
-{
-	double		due_ms;
-
-	if (max_per_second <= 0)
-		return 0;
-	due_ms = amount * 1000.0 / max_per_second;
-	return due_ms > took_ms ? (long) (due_ms - took_ms) : 0;
-}
-
-long
 dw_throttle_rest(double took_ms, double ratio)
 {
 	return (long) Min(took_ms / ratio - took_ms, DW_MAX_CYCLE_MS);

@@ -14,9 +14,6 @@
 #define DW_MAX_BATCH_BLOCKS 16384
 extern int	dw_throttle_resize(int blocks, double took_ms, double wanted_ms);
 
-/* Milliseconds to wait after a batch of that amount (rows, bytes) that took took_ms, for max_per_second of it (0 = no limit). */
-extern long dw_throttle_delay(double amount, double took_ms, double max_per_second);
-
 /*
  * Milliseconds to rest after a batch that took took_ms, to be at work for that share of the time (above 0, up to 1).  A batch
  * with its rest shall take DW_MAX_CYCLE_MS at most, so that an override that ends is noticed: make batches short enough.

@@ -33,11 +33,15 @@ dw_worker_running(int32 migration_id)
 }
 
 int
-dw_worker_sharing(int32 migration_id, DwRole role)
+dw_worker_sharing(int32 migration_id, DwRole role, int *pids)
 {
 	DwShared   *shared = dw_shared();
 
-	return shared == NULL ? 1 : dw_slots_sharing(shared, migration_id, role);
+	if (shared != NULL)
+		return dw_slots_sharing(shared, migration_id, role, pids);
+	if (pids != NULL)
+		pids[0] = MyProcPid;
+	return 1;
 }
 
 /*

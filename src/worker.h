@@ -14,8 +14,11 @@ extern void dw_worker_wake(void);
 /* Is a worker for this migration running? */
 extern bool dw_worker_running(int32 migration_id);
 
-/* Processes that share the migration's work of this role: its workers, and this session in any case. */
-extern int	dw_worker_sharing(int32 migration_id, DwRole role);
+/*
+ * Processes that share the migration's work of this role: its workers, and this session in any case.  Their pids go into
+ * pids, which takes DW_WORKER_SLOTS + 1 (NULL: not asked for).
+ */
+extern int	dw_worker_sharing(int32 migration_id, DwRole role, int *pids);
 
 extern void dw_worker_init(void);	/* from _PG_init */
 
