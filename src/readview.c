@@ -258,6 +258,36 @@ make_unwritable(const char *view, TupleDesc columns)
 							 quote_identifier(NameStr(TupleDescAttr(columns, i)->attname))));
 }
 
+/* What a strategy reads in which phase. */
+static const struct
+{
+	const char *strategy;
+	const char *reads;
+}			strategies[] = {
+	{"switch", "Rows come from the old side up to verify, in read_switch from either by percentage (a key always from the same one), from the new side in cutover."},
+	{"old", "Rows come from the old side in every phase before complete."},
+	{"new", "Rows come from the new side in every phase; it has all of them from verify on."},
+	{"fallback", "Rows come from the new side in every phase, and from the old one those that the new does not have."},
+	{"merge", "Rows come from both sides in every phase; of a key that both have, from the one that is the truth."},
+};
+
+/* What somebody reads who looks at the view with \d+.  complete: it is a plain one. */
+static void
+comment_on(const char *view, const DwMigration *migration, DwDirection direction, const char *strategy, bool complete)
+{
+	char	   *text = psprintf("Rows come from the new table: migration %s is complete.", migration->name);
+
+	for (int i = 0; !complete && i < (int) lengthof(strategies); i++)
+		if (strcmp(strategies[i].strategy, strategy) == 0)
+			text = psprintf("Read view of migration %s, strategy %s, shape %s. %s"
+							" The truth, where the sides disagree, is old up to and including read_switch, new in cutover."
+							" Writes go to the %s table%s, and are mirrored to the other side.",
+							migration->name, strategy, direction == DW_FORWARD ? "new" : "old", strategies[i].reads,
+							direction == DW_FORWARD ? "new" : "old",
+							direction == DW_FORWARD ? ", from read_switch on" : "");
+	execute_ddl(psprintf("COMMENT ON VIEW %s IS %s", view, quote_literal_cstr(text)));
+}
+
 static void
 register_view(Oid view, const DwMapping *mapping, const char *strategy, const char *shape)
 {
@@ -293,6 +323,7 @@ dw_read_view_create(const DwMigration *migration, const char *name, Oid new_tabl
 	execute_ddl(psprintf("CREATE VIEW %s WITH (security_invoker = true) AS %s", view_name, query));
 	if (migration->phase != DW_PHASE_COMPLETE)
 		make_writable(view_name, target, plan.columns);
+	comment_on(view_name, migration, direction, strategy, migration->phase == DW_PHASE_COMPLETE);
 	view = view_oid(view_name, false);
 	register_view(view, mapping, strategy, shape);
 	plan.name = get_rel_name(view);
@@ -384,6 +415,7 @@ make_plain(const DwMigration *migration, const DwNotedView *noted)
 	make_unwritable(dw_table_name(noted->view), plan.columns);
 	execute_ddl(psprintf("CREATE OR REPLACE VIEW %s WITH (security_invoker = true) AS %s",
 						 dw_table_name(noted->view), dw_view_plain_query(&plan)));
+	comment_on(dw_table_name(noted->view), migration, noted->direction, "", true);
 	dw_owner_leave(&scope);
 }
 

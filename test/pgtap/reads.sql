@@ -153,6 +153,8 @@ SELECT results_eq($$ SELECT attname, atttypid::regtype FROM pg_attribute WHERE a
 SELECT results_eq($$ SELECT attname, atttypid::regtype FROM pg_attribute WHERE attrelid = 'r_old'::regclass AND attnum > 0 ORDER BY attnum $$,
 	$$ SELECT attname, atttypid::regtype FROM pg_attribute WHERE attrelid = 'o'::regclass AND attnum > 0 ORDER BY attnum $$,
 	'shape old: columns of the old table');
+SELECT alike(obj_description('r'::regclass), 'Read view of migration m, strategy switch, shape new.%read_switch from either by percentage%truth%old up to and including read_switch%',
+	'its comment says what is read in which phase, and which side is the truth');
 INSERT INTO n (id, mail, v, extra) SELECT id, lower(email), v, 8 FROM o;
 ANALYZE n;
 SELECT results_eq($$ SELECT id, mail, v, extra FROM r WHERE id = 42 $$, $$ VALUES (42::bigint, 'user42@x', 'v42', 7) $$, 'a row of old, as new');
@@ -223,6 +225,7 @@ RESET client_min_messages;
 SELECT is((SELECT phase FROM dualwrite.status WHERE migration = 'm'), 'complete', 'complete');
 SELECT results_eq($$ SELECT * FROM executed('SELECT * FROM r WHERE id = 42') $$, $$ VALUES ('Index Scan using n_pkey on n t') $$, 'a plain view');
 SELECT unalike(pg_get_viewdef('r'::regclass), '%dualwrite%', 'without dualwrite');
+SELECT is(obj_description('r'::regclass), 'Rows come from the new table: migration m is complete.', 'as its comment says');
 SELECT unalike(pg_get_viewdef('r_old'::regclass), '%dualwrite.%', 'in either shape');
 SELECT results_eq($$ SELECT * FROM r_old WHERE id = 42 $$, $$ VALUES (42, 'user42@x', 'v42') $$, 'which still works');
 SELECT dualwrite.drop_old('m');
