@@ -16,6 +16,7 @@
 #include "usercode.h"
 
 #include "access/heapam.h"
+#include "access/multixact.h"
 #include "access/table.h"
 #include "access/xact.h"
 #include "catalog/pg_trigger.h"
@@ -406,14 +407,14 @@ merge_row(DwLeaf *leaf, TupleTableSlot *root_row, const Bitmapset *columns)
  * his version (which wants a plan to check it against, and there is none) or, under REPEATABLE READ, give up.
  */
 static Attempt
-hold_version(DwTarget *target, DwLeaf *leaf, ItemPointer tid)
+hold_version(DwTarget *target, DwLeaf *leaf, ItemPointer tid, LockTupleMode mode)
 {
 	TM_FailureData failure;
 	TM_Result	result;
 
 	PushActiveSnapshot(GetLatestSnapshot());
 	result = table_tuple_lock(leaf->rel, tid, GetActiveSnapshot(), leaf->slot, GetCurrentCommandId(false),
-							  LockTupleExclusive, target->wait ? LockWaitBlock : LockWaitSkip, 0, &failure);
+							  mode, target->wait ? LockWaitBlock : LockWaitSkip, 0, &failure);
 	PopActiveSnapshot();
 	return attempt_from_result(result);
 }
@@ -423,7 +424,7 @@ before_update(DwTarget *target, DwLeaf *leaf, ItemPointer tid, TupleTableSlot *r
 {
 	EState	   *estate = target->lookup->estate;
 	EPQState	epq;
-	Attempt		held = hold_version(target, leaf, tid);
+	Attempt		held = hold_version(target, leaf, tid, LockTupleExclusive);
 
 	if (held != ATTEMPT_DONE)
 		return held;
@@ -441,7 +442,7 @@ before_delete(DwTarget *target, DwLeaf *leaf, ItemPointer tid)
 {
 	EState	   *estate = target->lookup->estate;
 	EPQState	epq;
-	Attempt		held = hold_version(target, leaf, tid);
+	Attempt		held = hold_version(target, leaf, tid, LockTupleExclusive);
 
 	if (held != ATTEMPT_DONE)
 		return held;
@@ -451,6 +452,25 @@ before_delete(DwTarget *target, DwLeaf *leaf, ItemPointer tid)
 	if (!dw_before_delete_triggers(estate, &epq, leaf->rri, tid))
 		suppressed(leaf);
 	return ATTEMPT_DONE;
+}
+
+/* Are we among those who hold the row, and in a mode in which nobody can hold it against us? */
+static bool
+is_held_with_others(HeapTupleHeader tuple)
+{
+	MultiXactMember *members;
+	bool		ours = false;
+	int			count;
+
+	if ((tuple->t_infomask & HEAP_XMAX_INVALID) != 0 || (tuple->t_infomask & HEAP_XMAX_IS_MULTI) == 0 ||
+		!HEAP_XMAX_IS_LOCKED_ONLY(tuple->t_infomask))
+		return false;
+	count = GetMultiXactIdMembers(HeapTupleHeaderGetRawXmax(tuple), &members, false, true);
+	for (int i = 0; i < count; i++)
+		ours |= members[i].status >= MultiXactStatusForNoKeyUpdate && TransactionIdIsCurrentTransactionId(members[i].xid);
+	if (count > 0)
+		pfree(members);
+	return ours;
 }
 
 /*
@@ -470,6 +490,7 @@ may_wait(DwTarget *target, DwLeaf *leaf)
 	ours = (tuple->t_data->t_infomask & (HEAP_XMAX_INVALID | HEAP_XMAX_IS_MULTI)) == 0 &&
 		HEAP_XMAX_IS_LOCKED_ONLY(tuple->t_data->t_infomask) &&
 		TransactionIdIsCurrentTransactionId(HeapTupleHeaderGetRawXmax(tuple->t_data));
+	ours = ours || is_held_with_others(tuple->t_data);
 	if (should_free)
 		heap_freetuple(tuple);
 	return ours;
@@ -669,7 +690,8 @@ updated_columns(DwTarget *target, DwLeaf *leaf)
 
 /*
  * Where source and target are one row: write what was made of this version of it (a copy, in the layout of its leaf) into the row, if it
- * is still this version and nobody is at it.
+ * is still this version and nobody is at it.  Who only sees to it that the key stays (a foreign key) is in nobody's way, but
+ * the heap tells him from others only once we hold the row.
  */
 DwApplied
 dw_direct_rewrite(DwTarget *target, TupleTableSlot *version, TupleTableSlot *row)
@@ -681,6 +703,9 @@ dw_direct_rewrite(DwTarget *target, TupleTableSlot *version, TupleTableSlot *row
 	ExecCopySlot(leaf->slot, version);
 	leaf->slot->tts_tid = version->tts_tid;
 	applied = update_found(target, leaf, row, updated_columns(target, leaf), &again);
+	if (applied == DW_APPLIED_BUSY &&
+		hold_version(target, leaf, &version->tts_tid, LockTupleNoKeyExclusive) == ATTEMPT_DONE)
+		applied = update_found(target, leaf, row, updated_columns(target, leaf), &again);
 	return again ? DW_APPLIED_BUSY : applied;
 }
 
