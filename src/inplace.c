@@ -54,6 +54,7 @@ typedef struct DwWrite
 	bool		known[2];		/* it has been asked */
 	Bitmapset  *taken[2];		/* columns that are to have what was made */
 	HeapTuple	tuple;			/* with these */
+	instr_time	start;			/* of the first projection */
 	bool		failed;			/* forward raised an error that is for the queue */
 	DwError		error;
 } DwWrite;
@@ -62,7 +63,9 @@ typedef struct DwWrite
 static bool
 same_image(Form_pg_attribute att, Datum a, Datum b)
 {
-	if (!att->attbyval && att->attlen == -1)
+	if (att->attbyval)
+		return a == b;
+	if (att->attlen == -1)
 	{
 		Size		size = VARSIZE_ANY(DatumGetPointer(a));
 
@@ -73,18 +76,33 @@ same_image(Form_pg_attribute att, Datum a, Datum b)
 	return datum_image_eq(a, b, att->attbyval, att->attlen);
 }
 
+/* Both images are deformed as far as any column of the mapping goes. */
 static bool
 has_changed(const DwWrite *write, AttrNumber attno)
 {
-	Form_pg_attribute att = TupleDescAttr(write->row->after->tts_tupleDescriptor, attno - 1);
-	bool		before_null;
-	bool		after_null;
-	Datum		before = slot_getattr(write->row->before, attno, &before_null);
-	Datum		after = slot_getattr(write->row->after, attno, &after_null);
+	TupleTableSlot *before = write->row->before;
+	TupleTableSlot *after = write->row->after;
+	int			i = attno - 1;
 
-	if (before_null || after_null)
-		return before_null != after_null;
-	return !same_image(att, before, after);
+	if (before->tts_isnull[i] || after->tts_isnull[i])
+		return before->tts_isnull[i] != after->tts_isnull[i];
+	return !same_image(TupleDescAttr(after->tts_tupleDescriptor, i), before->tts_values[i], after->tts_values[i]);
+}
+
+/* Most updates change nothing that the mapping knows of. */
+static bool
+changes_nothing(const DwWrite *write)
+{
+	const DwPairing *pairing = write->pairing;
+
+	if (write->row->before == NULL)
+		return false;
+	slot_getsomeattrs(write->row->before, pairing->last_watched);
+	slot_getsomeattrs(write->row->after, pairing->last_watched);
+	for (int i = 0; i < pairing->nwatched; i++)
+		if (has_changed(write, pairing->watched[i]))
+			return false;
+	return true;
 }
 
 /* Is it what an insert that does not name the column leaves there?  A default that is new each time tells nothing. */
@@ -284,6 +302,8 @@ made(DwWrite *write, DwDirection direction)
 	if (!write->known[direction])
 	{
 		write->known[direction] = true;
+		if (INSTR_TIME_IS_ZERO(write->start))
+			INSTR_TIME_SET_CURRENT(write->start);
 		if (direction == DW_FORWARD && write->compiled->queue_errors)
 			write->failed = !dw_try(project_forward, write, false, NULL, &write->error);
 		else
@@ -462,13 +482,17 @@ guard_old_side(const DwWrite *write)
 }
 
 static void
-count_write(const DwWrite *write, instr_time start)
+count_write(const DwWrite *write)
 {
 	DwCounter	counter = write->row->before == NULL ? DW_COUNT_INSERT : DW_COUNT_UPDATE;
 	instr_time	elapsed;
 
-	INSTR_TIME_SET_CURRENT(elapsed);
-	INSTR_TIME_SUBTRACT(elapsed, start);
+	INSTR_TIME_SET_ZERO(elapsed);
+	if (!INSTR_TIME_IS_ZERO(write->start))
+	{
+		INSTR_TIME_SET_CURRENT(elapsed);
+		INSTR_TIME_SUBTRACT(elapsed, write->start);
+	}
 	if (write->taken[DW_REVERSE] != NULL)
 		dw_stats_count(write->compiled->mapping_id, DW_REVERSE, counter, elapsed);
 	if (write->taken[DW_FORWARD] != NULL)
@@ -481,7 +505,7 @@ HeapTuple
 dw_in_place_row(const DwInPlaceRow *row)
 {
 	DwWrite		write = {.row = row, .compiled = row->compiled, .tuple = row->tuple};
-	instr_time	start;
+	bool		nothing;
 
 	if (row->compiled->broken)
 	{
@@ -489,19 +513,20 @@ dw_in_place_row(const DwInPlaceRow *row)
 			count(&write, DW_FORWARD, DW_COUNT_FAILED);
 		return row->tuple;
 	}
-	INSTR_TIME_SET_CURRENT(start);
+	INSTR_TIME_SET_ZERO(write.start);
 	write.pairing = dw_pairing_of(row->compiled);
 	ResetExprContext(write.pairing->context);
+	nothing = changes_nothing(&write);
 	write.reverse_on = row->compiled->phase >= DW_PHASE_READ_SWITCH;
 	if (row->compiled->phase == DW_PHASE_COMPLETE)
 	{
 		guard_old_side(&write);
 		return row->tuple;
 	}
-	for (int i = 0; i < write.pairing->npairs; i++)
+	for (int i = 0; i < write.pairing->npairs && !(nothing && row->compiled->filled); i++)
 		settle_pair(&write, &write.pairing->pairs[i]);
 	if (write.taken[DW_FORWARD] != NULL || write.taken[DW_REVERSE] != NULL || write.failed)
 		make_tuple(&write);
-	count_write(&write, start);
+	count_write(&write);
 	return write.tuple;
 }

@@ -179,6 +179,27 @@ compile_defaults(DwPairing *pairing, Relation rel)
 	}
 }
 
+static void
+note_watched(DwPairing *pairing, int natts)
+{
+	Bitmapset  *all = NULL;
+	int			attno = -1;
+
+	for (int i = 0; i < pairing->npairs; i++)
+	{
+		DwPair	   *pair = &pairing->pairs[i];
+
+		all = bms_add_members(all, pair->new_columns);
+		all = bms_add_members(all, pair->filled_once);
+		all = bms_add_members(all, pair->old_columns);
+		all = bms_add_members(all, pair->read);
+	}
+	pairing->watched = palloc(sizeof(AttrNumber) * natts);
+	while ((attno = bms_next_member(all, attno)) >= 0)
+		pairing->watched[pairing->nwatched++] = pairing->last_watched = (AttrNumber) attno;
+	bms_free(all);
+}
+
 static DwPairing *
 make_pairing(DwCompiled *compiled, Relation rel)
 {
@@ -193,6 +214,7 @@ make_pairing(DwCompiled *compiled, Relation rel)
 	dw_owner_leave(&scope);
 	form_pairs(columns);
 	fill_pairing(pairing, columns);
+	note_watched(pairing, RelationGetNumberOfAttributes(rel));
 	for (DwDirection direction = DW_FORWARD; direction <= DW_REVERSE; direction++)
 		pairing->made[direction] = MakeSingleTupleTableSlot(compiled->flow[direction].target_desc, &TTSOpsVirtual);
 	return pairing;

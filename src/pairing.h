@@ -23,6 +23,9 @@ typedef struct DwPairing
 {
 	int			npairs;
 	DwPair	   *pairs;
+	int			nwatched;
+	AttrNumber *watched;		/* all columns of all pairs: where none of them changes, nothing follows */
+	AttrNumber	last_watched;	/* the highest of them */
 	ExprState **defaults;		/* of mapped columns, by attribute number - 1; NULL: null */
 	Bitmapset  *erratic;		/* columns whose default is another one each time, so that nobody can tell it from a value */
 	ExprContext *context;		/* to evaluate them in */
