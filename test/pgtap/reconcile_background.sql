@@ -137,4 +137,18 @@ SELECT results_eq($$SELECT rows_compared, missing, extra, different FROM _dualwr
 SELECT is(dualwrite.repair('k'), 180::bigint, 'repaired by the keys in drift');
 SELECT is((SELECT missing + extra + different FROM dualwrite.reconcile('k')), 0::bigint, 'and agree');
 
+-- It makes way for load and for whoever asks it to, and says so; what is about WAL is none of its business
+
+SELECT dualwrite.configure('k', 'throttle_query', 'SELECT true');
+SELECT dualwrite.configure('k', 'throttle_max_wal_rate', '1');
+SELECT count(*) FROM dualwrite.reconcile('k', background => true);
+CALL await($$(SELECT throttled_by = '{throttle query}' FROM dualwrite.progress WHERE migration = 'k')$$);
+CALL await($$EXISTS (SELECT FROM dualwrite.workers WHERE migration = 'k' AND role = 'reconcile' AND state = 'throttled' AND doing = 'waits: throttle query')$$);
+SELECT pass('it waits, and says for what');
+SELECT is((SELECT rows_compared FROM _dualwrite.reconcile_pass ORDER BY id DESC LIMIT 1), 0::bigint, 'and does nothing');
+SELECT dualwrite.configure('k', 'throttle_query', NULL);
+CALL await($$NOT EXISTS (SELECT FROM _dualwrite.reconcile_pass WHERE finished_at IS NULL)$$);
+SELECT is((SELECT throttled_by FROM dualwrite.progress WHERE migration = 'k'), '{}', 'until nothing is in the way');
+SELECT is((SELECT doing FROM dualwrite.workers WHERE migration = 'k' AND doing LIKE 'waits:%'), NULL, 'nor says so any more');
+
 SELECT * FROM finish();
