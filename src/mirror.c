@@ -290,18 +290,49 @@ mirror_stale(DwStatement *statement, DwFlow *flow, const DwRowEvent *event)
 	return counter;
 }
 
+/*
+ * Where a forward mirror that fails is queued, the old row may hold a write that the new one has not: a writer of the new row, who
+ * has not seen it, would write it over.  Asked once the old row is ours, so that whoever queues the key has ended or comes later.
+ */
+static void
+refuse_to_overtake(DwFlow *flow, TupleTableSlot *row)
+{
+	DwKey		key;
+	Jsonb	   *json;
+
+	if (row == NULL)
+		return;
+	source_key_of(flow, row, &key);
+	json = dw_key_to_jsonb(flow->compiled, &key);
+	if (dw_queue_opposes(flow, json))
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("a write of table %s to this row has not reached table %s yet", flow->compiled->mapping->old_name,
+						flow->compiled->mapping->new_name),
+				 errdetail("To write the new row now would lose it."),
+				 errhint("See dualwrite.queue and dualwrite.dead_letters for what is in its way, and try again.")));
+}
+
 static DwCounter
 mirror_event(DwStatement *statement, DwFlow *flow, const void *arg)
 {
 	const DwRowEvent *event = arg;
+	DwCounter	counter;
 
 	if (event->stale)
-		return mirror_stale(statement, flow, event);
-	if (TRIGGER_FIRED_BY_INSERT(event->event))
-		return mirror_insert(statement, flow, event);
-	if (TRIGGER_FIRED_BY_UPDATE(event->event))
-		return mirror_update(statement, flow, event);
-	return mirror_delete(statement, flow, event);
+		counter = mirror_stale(statement, flow, event);
+	else if (TRIGGER_FIRED_BY_INSERT(event->event))
+		counter = mirror_insert(statement, flow, event);
+	else if (TRIGGER_FIRED_BY_UPDATE(event->event))
+		counter = mirror_update(statement, flow, event);
+	else
+		counter = mirror_delete(statement, flow, event);
+	if (flow->direction == DW_REVERSE && flow->compiled->queue_errors)
+	{
+		refuse_to_overtake(flow, event->old_row);
+		refuse_to_overtake(flow, event->new_row);
+	}
+	return counter;
 }
 
 /* A source key for messages, as users know it. */

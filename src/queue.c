@@ -124,6 +124,20 @@ dw_queue_has(int32 mapping_id, Jsonb *key, Snapshot snapshot)
 	return found;
 }
 
+bool
+dw_queue_opposes(const DwFlow *flow, Jsonb *key)
+{
+	DwSql		sql;
+	bool		found;
+
+	dw_sql_begin(&sql);
+	found = dw_sql("SELECT FROM _dualwrite.queue WHERE mapping_id = $1 AND key = $2 AND direction = $3 LIMIT 1",
+				   3, (DwArg[]) {DW_INT4(flow->compiled->mapping_id), DW_JSONB(key),
+				   DW_TEXT(dw_direction_name(flow->direction == DW_FORWARD ? DW_REVERSE : DW_FORWARD))}) > 0;
+	dw_sql_end(&sql);
+	return found;
+}
+
 int64
 dw_queue_retry(const DwMigration *migration, Jsonb *key)
 {

@@ -28,6 +28,12 @@ extern void dw_queue_counts(int32 migration_id, int64 *waiting, int64 *dead);
 /* Is this key queued, as the snapshot sees it (in either direction)?  A dead letter is not: nobody is going to deliver it. */
 extern bool dw_queue_has(int32 mapping_id, Jsonb *key, Snapshot snapshot);
 
+/*
+ * Is this key queued in the other direction, now, dead letters included?  Then the flow's target holds a write that has not
+ * reached its source, and making it like the source would lose that write.
+ */
+extern bool dw_queue_opposes(const DwFlow *flow, Jsonb *key);
+
 /* Dead letters of the migration, or of one key of it, become due again, and so does what waits for its next attempt.  Number of dead letters. */
 extern int64 dw_queue_retry(const DwMigration *migration, Jsonb *key);
 /* Give the dead letters of a key up, with an entry in the audit.  Their number. */

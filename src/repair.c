@@ -24,20 +24,6 @@
 #include "utils/builtins.h"
 #include "utils/memutils.h"
 
-static bool
-queued_against_truth(DwFlow *flow, Jsonb *key)
-{
-	DwSql		sql;
-	bool		found;
-
-	dw_sql_begin(&sql);
-	found = dw_sql("SELECT FROM _dualwrite.queue WHERE mapping_id = $1 AND key = $2 AND direction = $3 LIMIT 1",
-				   3, (DwArg[]) {DW_INT4(flow->compiled->mapping_id), DW_JSONB(key),
-				   DW_TEXT(flow->direction == DW_FORWARD ? "reverse" : "forward")}) > 0;
-	dw_sql_end(&sql);
-	return found;
-}
-
 static DwConverged
 converge_key(DwFlow *flow, const DwKey *key)
 {
@@ -83,7 +69,7 @@ repair_one(DwRepair *repair, DwCompare *compare, Jsonb *json, List **agreeing)
 		converged = converge_key(flow, &key);
 	if (converged == DW_CONVERGED_BUSY)
 		give_up("it is being written by another session");
-	if (queued_against_truth(flow, found->key))
+	if (dw_queue_opposes(flow, found->key))
 		give_up("the direction that repair would overwrite is queued for it");
 	if (converged == DW_CONVERGED_ALREADY)
 		return false;

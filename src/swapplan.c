@@ -67,6 +67,10 @@ typedef struct SwapPair
 	"FROM pg_class o, pg_class n WHERE o.oid = $1 AND n.oid = $2 AND o.relowner <> n.relowner UNION ALL " \
 	PROBLEM("$3", "format('role %s may not create tables in the schema', $6)", "format('Run GRANT CREATE ON SCHEMA %s TO %I, or let a superuser do it.', o.relnamespace::regnamespace, $6)") \
 	"FROM pg_class o WHERE o.oid = $1 AND NOT has_schema_privilege($6, o.relnamespace, 'CREATE') UNION ALL " \
+	/* changes are applied to the table of that name, but only if the subscription has it: they would be passed over in silence */ \
+	PROBLEM("s.srrelid::regclass::text", "format('subscription %I applies changes to it, by name', u.subname)", \
+			"format('Leave the setting off, or end subscription %I first.', u.subname)") \
+	"FROM pg_subscription_rel s JOIN pg_subscription u ON u.oid = s.srsubid WHERE s.srrelid IN ($1, $2) UNION ALL " \
 	PROBLEM("format('migration \"%s\"', m.name)", "format('the expression for %s names one of the tables, and would mean the other one', x.what)", \
 			"'Leave the setting off, or do without the sub-select.'") \
 	"FROM _dualwrite.migration m JOIN _dualwrite.mapping p ON p.migration_id = m.id," \

@@ -183,6 +183,19 @@ SELECT dualwrite.create_migration('elsewhere', 'person', 'swap_elsewhere.person'
 SELECT action, object, detail, hint FROM dualwrite.swap_plan('elsewhere') WHERE action = 'refused';
 SELECT dualwrite.drop_migration('elsewhere');
 
+-- a subscriber's table: changes are applied by name, to tables that the subscription has
+CREATE TABLE person_new (id int PRIMARY KEY, a int, b int);
+SET client_min_messages = error;
+CREATE SUBSCRIPTION swap_sub CONNECTION 'dbname=nowhere' PUBLICATION nothing WITH (connect = false, slot_name = NONE);
+RESET client_min_messages;
+SET allow_system_table_mods = on;
+INSERT INTO pg_subscription_rel (srsubid, srrelid, srsubstate) SELECT oid, 'person'::regclass, 'r' FROM pg_subscription WHERE subname = 'swap_sub';
+RESET allow_system_table_mods;
+SELECT dualwrite.create_migration('subscriber', 'person', 'person_new');
+SELECT action, object, detail, hint FROM dualwrite.swap_plan('subscriber') WHERE action = 'refused';
+SELECT dualwrite.drop_migration('subscriber');
+DROP SUBSCRIPTION swap_sub;
+
 SET client_min_messages = error;
 DROP SCHEMA swap, swap_elsewhere CASCADE;
 DROP OWNED BY swap_app, swap_reader;
