@@ -55,8 +55,22 @@ CREATE TABLE _dualwrite.mapping_column (
 	expression text NOT NULL,			-- over the source row, every name in it qualified
 	insert_only boolean NOT NULL,		-- written by inserts, left alone by updates, not compared
 	is_constant boolean NOT NULL,		-- a constant in forward is the mapping's scope on the new side
+	not_null boolean NOT NULL DEFAULT false,	-- to be NOT NULL by cutover
 	PRIMARY KEY (mapping_id, direction, column_name)
 );
+
+-- Constraints that the new side should have: what the last look at one found.
+CREATE TABLE _dualwrite.constraint_check (
+	mapping_id int NOT NULL REFERENCES _dualwrite.mapping ON DELETE CASCADE,
+	constraint_name name NOT NULL,
+	checked_at timestamptz,				-- NULL: not looked at yet
+	violations bigint,
+	sample_keys jsonb,					-- array of keys, of the new side
+	message text,						-- why it is not further
+	failures int NOT NULL DEFAULT 0,	-- looks in a row that found violations
+	next_check_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+	PRIMARY KEY (mapping_id, constraint_name)
+) WITH (fillfactor = 50);
 
 -- Tables that a sub-select reads: which source rows to bring up to date when a row of one changes.
 CREATE TABLE _dualwrite.dependency (

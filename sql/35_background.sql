@@ -2,7 +2,7 @@
 CREATE PROCEDURE dualwrite.backfill(migration text)
 	LANGUAGE c AS 'MODULE_PATHNAME', 'dw_backfill';
 COMMENT ON PROCEDURE dualwrite.backfill(text) IS
-	'copy history in this session, where no worker can: batch by batch, committing after each, then the keys that are due in the queue';
+	'copy history in this session, where no worker can: batch by batch, committing after each, then the keys that are due in the queue, and the constraints that can be made valid';
 
 CREATE PROCEDURE dualwrite.deliver(migration text)
 	LANGUAGE c AS 'MODULE_PATHNAME', 'dw_deliver';

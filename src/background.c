@@ -9,6 +9,7 @@
 
 #include "backfill.h"
 #include "deliver.h"
+#include "enforce.h"
 #include "queue.h"
 #include "recheck.h"
 #include "worker.h"
@@ -174,6 +175,21 @@ run_queue(const char *name)
 	}
 }
 
+/* Constraints that can be seen to now, a step a transaction; what rows or others are in the way of waits for a worker. */
+static void
+run_constraints(const char *name)
+{
+	TimestampTz next_due;
+	DwStep		step;
+
+	do
+	{
+		CHECK_FOR_INTERRUPTS();
+		step = dw_enforce_step(dw_migration_get(name, false), &next_due);
+		SPI_commit();
+	} while (step == DW_STEP_WORKED);
+}
+
 static void
 report_end(const char *name)
 {
@@ -201,6 +217,7 @@ dw_backfill(PG_FUNCTION_ARGS)
 	SPI_connect_ext(SPI_OPT_NONATOMIC);
 	run_batches(name);
 	run_queue(name);
+	run_constraints(name);
 	report_end(name);
 	SPI_finish();
 	PG_RETURN_VOID();

@@ -242,7 +242,7 @@ mapping_from_row(DwSql *sql, uint64 row)
 static void
 read_columns(DwSql *sql, DwMapping *mapping)
 {
-	uint64		count = dw_sql("SELECT direction = 'forward', column_name, expression, insert_only, is_constant"
+	uint64		count = dw_sql("SELECT direction = 'forward', column_name, expression, insert_only, is_constant, not_null"
 							   " FROM _dualwrite.mapping_column WHERE mapping_id = $1 ORDER BY column_name",
 							   1, (DwArg[]) {DW_INT4(mapping->id)});
 
@@ -257,6 +257,7 @@ read_columns(DwSql *sql, DwMapping *mapping)
 		column->expression = dw_sql_cstring(sql, i, 3);
 		column->insert_only = DatumGetBool(dw_sql_value(i, 4, &isnull));
 		column->is_constant = DatumGetBool(dw_sql_value(i, 5, &isnull));
+		column->not_null = DatumGetBool(dw_sql_value(i, 6, &isnull));
 		old = MemoryContextSwitchTo(sql->caller);
 		mapping->columns[direction] = lappend(mapping->columns[direction], column);
 		MemoryContextSwitchTo(old);

@@ -32,6 +32,7 @@ typedef struct DwColumn
 	char	   *expression;		/* over the source row, every name in it qualified */
 	bool		insert_only;
 	bool		is_constant;
+	bool		not_null;		/* to be NOT NULL by cutover */
 } DwColumn;
 
 /* A table that a sub-select of the mapping reads: which source rows depend on a row of it. */

@@ -4,6 +4,7 @@
 #include "postgres.h"
 
 #include "drift.h"
+#include "enforce.h"
 #include "pass.h"
 #include "reconcile.h"
 #include "repair.h"
@@ -20,6 +21,7 @@
 #include "utils/fmgrprotos.h"
 #include "utils/memutils.h"
 
+PG_FUNCTION_INFO_V1(dw_check_constraints_sql);
 PG_FUNCTION_INFO_V1(dw_reconcile_sql);
 PG_FUNCTION_INFO_V1(dw_repair_sql);
 PG_FUNCTION_INFO_V1(dw_ignore_drift_sql);
@@ -349,4 +351,14 @@ dw_ignore_drift_sql(PG_FUNCTION_ARGS)
 				 errhint("See dualwrite.drift for the keys that differ.")));
 	record_ignore(migration, key, reason);
 	PG_RETURN_VOID();
+}
+
+/* dualwrite.check_constraints(migration) */
+Datum
+dw_check_constraints_sql(PG_FUNCTION_ARGS)
+{
+	DwMigration *migration = migration_argument(fcinfo, "check_constraints", false);
+
+	dw_enforce_request(migration);
+	PG_RETURN_INT64(dw_enforced(migration).unmet);
 }

@@ -420,11 +420,12 @@ store_columns(int32 mapping_id, const DwResolved *mapping)
 
 			/* in place no constant tells rows of this mapping from others */
 			dw_sql("INSERT INTO _dualwrite.mapping_column"
-				   " (mapping_id, direction, column_name, expression, insert_only, is_constant)"
-				   " VALUES ($1, $2, $3::name, $4, $5, $6)",
-				   6, (DwArg[]) {DW_INT4(mapping_id), DW_TEXT(direction == DW_FORWARD ? "forward" : "reverse"),
+				   " (mapping_id, direction, column_name, expression, insert_only, is_constant, not_null)"
+				   " VALUES ($1, $2, $3::name, $4, $5, $6, $7)",
+				   7, (DwArg[]) {DW_INT4(mapping_id), DW_TEXT(direction == DW_FORWARD ? "forward" : "reverse"),
 				   DW_TEXT(column->name), DW_TEXT(column->expression->text), DW_BOOL(column->insert_only),
-				   DW_BOOL(column->expression->is_constant && !mapping->in_place)});
+				   DW_BOOL(column->expression->is_constant && !mapping->in_place),
+				   DW_BOOL(column->item != NULL && column->item->not_null)});
 		}
 	}
 }
@@ -611,6 +612,7 @@ stored_item(const DwMapping *mapping, DwDirection direction, const char *name)
 	item->column = pstrdup(name);
 	item->text = column ? column->expression : NULL;
 	item->insert_only = column && column->insert_only;
+	item->not_null = column && column->not_null;
 	item->stored = true;
 	foreach(lc, column ? mapping->dependencies : NIL)
 	{

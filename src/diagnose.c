@@ -7,6 +7,7 @@
 #include "postgres.h"
 
 #include "attempt.h"
+#include "enforce.h"
 #include "mapping.h"
 #include "queue.h"
 #include "reconcile.h"
@@ -186,6 +187,22 @@ check_drift(Diagnosis *diagnosis)
 			   psprintf("Inspect dualwrite.drift, then call dualwrite.repair(%s).", diagnosis->name));
 }
 
+static void
+check_constraints(Diagnosis *diagnosis)
+{
+	DwEnforced	enforced;
+
+	if (diagnosis->migration->phase < DW_PHASE_VERIFY || diagnosis->migration->phase > DW_PHASE_CUTOVER)
+		return;
+	enforced = dw_enforced(diagnosis->migration);
+	if (enforced.violated > 0)
+		report(diagnosis, DW_WARNING, "constraints violated",
+			   psprintf(INT64_FORMAT " of %s that the new side should have %s not hold: %s.", enforced.violated,
+						enforced.all == 1 ? "1 constraint" : psprintf(INT64_FORMAT " constraints", enforced.all),
+						enforced.violated == 1 ? "does" : "do", enforced.example),
+			   psprintf("Read dualwrite.constraints, mend the rows, then call dualwrite.check_constraints(%s).", diagnosis->name));
+}
+
 /* Work that was due a while ago, in words; NULL when there is none. */
 static char *
 stalled_work(const DwMigration *migration)
@@ -344,6 +361,7 @@ dw_diagnose_sql(PG_FUNCTION_ARGS)
 	}
 	check_dead_letters(&diagnosis);
 	check_drift(&diagnosis);
+	check_constraints(&diagnosis);
 	check_worker(&diagnosis);
 	check_worker_errors(&diagnosis);
 	check_comparison(&diagnosis);

@@ -13,6 +13,7 @@
 #include "alerts.h"
 #include "backfill.h"
 #include "deliver.h"
+#include "enforce.h"
 #include "recheck.h"
 #include "reconcile.h"
 #include "settings.h"
@@ -76,6 +77,7 @@ static const DwDuty duties[] = {
 	{DW_ROLE_RECONCILE, "reconcile", DW_PHASE_VERIFY, DW_PHASE_CUTOVER, POLL_MS, reconcile_duty,
 	"reconcile_workers", dw_reconcile_openings},
 	{DW_ROLE_NONE, "lookups", DW_PHASE_SHADOW, DW_PHASE_CUTOVER, POLL_MS, dw_recheck_step, NULL, NULL},
+	{DW_ROLE_NONE, "constraints", DW_PHASE_SHADOW, DW_PHASE_CUTOVER, POLL_MS, dw_enforce_step, NULL, NULL},
 	{DW_ROLE_NONE, "alerts", DW_PHASE_SHADOW, DW_PHASE_CUTOVER, POLL_MS, dw_alerts_step, NULL, NULL},
 	{DW_ROLE_NONE, "shadow reads", DW_PHASE_VERIFY, DW_PHASE_CUTOVER, POLL_MS, dw_shadow_step, NULL, NULL},
 	{DW_ROLE_NONE, "housekeeping", DW_PHASE_SHADOW, DW_PHASE_CUTOVER, HOUSEKEEPING_MS, housekeeping_duty, NULL, NULL},

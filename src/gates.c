@@ -10,6 +10,7 @@
 
 #include "absorb.h"
 #include "backfill.h"
+#include "enforce.h"
 #include "gates.h"
 #include "ladder.h"
 #include "mapping.h"
@@ -507,6 +508,28 @@ check_swap_dependents(const DwMigration *migration, DwGate *gate)
 	check_swap(migration, gate, false, "whatever is used by those names follows them");
 }
 
+/* The application that writes the new side from here on relies on them. */
+static void
+check_constraints(const DwMigration *migration, DwGate *gate)
+{
+	DwEnforced	enforced = dw_enforced(migration);
+
+	if (enforced.all == 0)
+	{
+		gate->name = NULL;
+		return;
+	}
+	gate->passed = enforced.unmet == 0;
+	gate->detail = psprintf(INT64_FORMAT " of " INT64_FORMAT " hold", enforced.all - enforced.unmet, enforced.all);
+	if (gate->passed)
+		return;
+	gate->detail = psprintf("%s; %s", gate->detail, enforced.example);
+	gate->waitable = enforced.violated == 0;
+	gate->next_step = gate->waitable ? pstrdup("wait: constraints are being validated; see dualwrite.constraints") :
+		psprintf("read dualwrite.constraints, mend the rows, then call dualwrite.check_constraints(%s)",
+				 quote_literal_cstr(migration->name));
+}
+
 #define OLDER_THAN_CUTOVER \
 	"SELECT t FROM (SELECT cutover_xid, age(cutover_xid::xid) AS cutover_age, phase_since FROM _dualwrite.migration" \
 	" WHERE id = $1 AND cutover_xid IS NOT NULL) m," \
@@ -597,6 +620,7 @@ static const struct
 	[DW_GATE_KEY_RANGE] = {"key_range", check_key_range, true, false, false},
 	[DW_GATE_SWAP_NAMES] = {"swap_names", check_swap_names, false, false, false},
 	[DW_GATE_SWAP_DEPENDENTS] = {"swap_dependents", check_swap_dependents, true, false, false},
+	[DW_GATE_CONSTRAINTS] = {"constraints", check_constraints, true, true, true},
 	[DW_GATE_SNAPSHOTS] = {"snapshots", check_snapshots, false, true, false},
 	[DW_GATE_TRIGGERS] = {"triggers", check_triggers, false, false, false},
 };

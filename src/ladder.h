@@ -27,6 +27,7 @@ typedef enum DwGateId
 	DW_GATE_KEY_RANGE,
 	DW_GATE_SWAP_NAMES,
 	DW_GATE_SWAP_DEPENDENTS,
+	DW_GATE_CONSTRAINTS,
 	DW_GATE_SNAPSHOTS,
 	DW_GATE_TRIGGERS
 } DwGateId;
@@ -57,6 +58,7 @@ typedef enum DwGateId
 /* What is done once the last rung of a change is behind it. */
 #define DW_ARRIVE_BACKFILL			0x0001	/* note what there is to copy, from the beginning */
 #define DW_ARRIVE_RECONCILE			0x0002	/* what an earlier comparison found proves nothing here: ask for one */
+#define DW_ARRIVE_CONSTRAINTS		0x0004	/* nor does what an earlier look at constraints found */
 
 typedef struct DwRung
 {

@@ -11,6 +11,7 @@
 #include "postgres.h"
 
 #include "backfill.h"
+#include "enforce.h"
 #include "gates.h"
 #include "ladder.h"
 #include "locks.h"
@@ -288,7 +289,10 @@ do_effects(const DwChange *change)
 	if (change->crossing & DW_DO_RESTORE_SEQUENCES)
 		dw_sequences_restore(change->migration);
 	if (change->crossing & DW_DO_REMOVE_TRIGGERS)
+	{
 		remove_triggers(change);
+		dw_enforce_retract(change->migration);
+	}
 	if (change->crossing & DW_DO_COMPLETE_VIEWS)
 		dw_read_views_complete(change->migration->id);
 	if (change->crossing & DW_DO_RELAX_OLD)
@@ -301,6 +305,8 @@ do_effects(const DwChange *change)
 		dw_backfill_start(change->migration);
 	if (change->arrival & DW_ARRIVE_RECONCILE)
 		dw_reconcile_request(change->migration);
+	if (change->arrival & DW_ARRIVE_CONSTRAINTS)
+		dw_enforce_request(change->migration);
 }
 
 /* All of a change, under its locks. */

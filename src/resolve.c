@@ -98,11 +98,9 @@ item_member(DwItem *item, const char *argument, const char *member, const JsonbV
 	}
 	else if (strcmp(member, "not_null") == 0)
 	{
-		if (value->type != jbvBool || value->val.boolean)
-			ereport(ERROR,
-					(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-					 errmsg("%s: column \"%s\": \"not_null\" is not supported by this version", argument, item->column),
-					 errhint("Leave it out, and declare the column NOT NULL when the new table is created.")));
+		if (value->type != jbvBool)
+			bad_item(argument, item->column, "\"not_null\" must be true or false");
+		item->not_null = value->val.boolean;
 	}
 	else
 		bad_item(argument, item->column, psprintf("unknown member \"%s\"", member));
@@ -248,9 +246,33 @@ dw_column_number(Relation rel, const char *name)
 	return attno;
 }
 
+/*
+ * What the server takes NOT NULL from is CHECK (column IS NOT NULL), which says something else of a row type; and of what
+ * was written there before, a table on another server knows nothing.
+ */
+static void
+check_not_null(Relation target, const DwItem *item, AttrNumber attno, bool forward)
+{
+	Oid			type = TupleDescAttr(RelationGetDescr(target), attno - 1)->atttypid;
+
+	if (!item->not_null)
+		return;
+	if (!forward)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("reverse: column \"%s\": \"not_null\" is for columns of the new side", item->column),
+				 errhint("Leave it out, or alter the old table yourself.")));
+	if (target->rd_rel->relkind == RELKIND_FOREIGN_TABLE || type_is_rowtype(getBaseType(type)))
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("forward: column \"%s\": \"not_null\" is not supported for %s", item->column,
+						target->rd_rel->relkind == RELKIND_FOREIGN_TABLE ? "foreign tables" : "row types"),
+				 errhint("Declare the column NOT NULL when the new table is created.")));
+}
+
 /* Every member must name a column that can be written. */
 static void
-check_items(Relation target, List *items)
+check_items(Relation target, List *items, bool forward)
 {
 	ListCell   *lc;
 
@@ -259,6 +281,7 @@ check_items(Relation target, List *items)
 		DwItem	   *item = lfirst(lc);
 		AttrNumber	attno = dw_column_number(target, item->column);
 
+		check_not_null(target, item, attno, forward);
 		if (TupleDescAttr(RelationGetDescr(target), attno - 1)->attgenerated && item->text != NULL)
 			ereport(ERROR,
 					(errcode(ERRCODE_GENERATED_ALWAYS),
@@ -489,7 +512,7 @@ resolve_forward(DwResolved *mapping, List *items)
 {
 	TupleDesc	desc = RelationGetDescr(mapping->new_rel);
 
-	check_items(mapping->new_rel, items);
+	check_items(mapping->new_rel, items, true);
 	for (int i = 0; i < desc->natts; i++)
 	{
 		Form_pg_attribute att = TupleDescAttr(desc, i);
@@ -618,7 +641,7 @@ resolve_reverse(DwResolved *mapping, List *items)
 	TupleDesc	desc = RelationGetDescr(mapping->old_rel);
 	List	   *unreached = NIL;
 
-	check_items(mapping->old_rel, items);
+	check_items(mapping->old_rel, items, false);
 	for (int i = 0; i < desc->natts; i++)
 	{
 		Form_pg_attribute att = TupleDescAttr(desc, i);

@@ -21,6 +21,7 @@ typedef struct DwItem
 	char	   *column;			/* of the target side */
 	char	   *text;			/* NULL: not mapped */
 	bool		insert_only;
+	bool		not_null;		/* the column is to be NOT NULL by cutover */
 	List	   *depends;		/* of DwItemDependency */
 	bool		stored;			/* text and depends are the catalog's: every name qualified */
 } DwItem;

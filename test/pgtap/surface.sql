@@ -28,6 +28,7 @@ INSERT INTO wanted_function VALUES
 	('reconcile', 'migration text, sample_percent numeric, background boolean', 'SETOF record'),
 	('repair', 'migration text, key jsonb, new_table regclass, dry_run boolean', NULL),
 	('retry', 'migration text, key jsonb', NULL),
+	('check_constraints', 'migration text', 'bigint'),
 	('discard_dead', 'migration text, key jsonb, reason text', NULL),
 	('ignore_drift', 'migration text, key jsonb, reason text', NULL),
 	('reset_stats', 'migration text', NULL);
@@ -65,6 +66,7 @@ INSERT INTO wanted_view VALUES
 	('dead_letters', '{migration,old_table,new_table,key,enqueued_at,attempts,next_attempt_at,sqlstate,message}'),
 	('events', '{migration,occurred_at,actor,event,from_phase,to_phase,waived,reason,detail}'),
 	('workers', '{pid,migration,role,state,doing,since,last_error}'),
+	('constraints', '{migration,old_table,new_table,kind,columns,constraint_name,definition,state,violations,sample_keys,checked_at,next_check_at,message}'),
 	('shadow_reads', '{migration}'),
 	('shadow_read_mismatches', '{migration}'),
 	('mappings', '{migration}'),

@@ -158,7 +158,8 @@ SELECT refused('{"email": {"expr": "mail", "onn": "insert"}}');
 SELECT refused('{"email": {"expr": "mail", "depends": []}}');
 SELECT refused('{"email": {"expr": "mail", "depends": {"people": 1}}}');
 SELECT refused('{"email": {"expr": "mail", "depends": {"people": "SELECT id FROM people WHERE id = changed.id"}}}');
-SELECT refused('{"email": {"expr": "mail", "not_null": true}}');
+SELECT refused('{"email": {"expr": "mail", "not_null": 1}}');
+SELECT refused('{}', '{"mail": {"expr": "email", "not_null": true}}');
 SELECT refused('{}', '{"mail": 1}');
 
 -- Columns.
