@@ -170,7 +170,7 @@ check_backfill(const DwMigration *migration, DwGate *gate)
 	int64		dead;
 
 	dw_queue_counts(migration->id, &waiting, &dead);
-	waiting += dw_recheck_count(migration->id);
+	waiting += dw_recheck_pending(migration->id, migration->phase == DW_PHASE_CUTOVER);
 	gate->passed = finished && waiting == 0;
 	/* never 100.0 while there is something left */
 	if (!finished)
@@ -316,7 +316,7 @@ check_queue(const DwMigration *migration, DwGate *gate)
 	int64		dead;
 
 	dw_queue_counts(migration->id, &waiting, &dead);
-	waiting += dw_recheck_count(migration->id);
+	waiting += dw_recheck_pending(migration->id, migration->phase == DW_PHASE_CUTOVER);
 	gate->passed = waiting == 0;
 	gate->detail = psprintf("%s queued", counted(waiting, "key", "keys"));
 	gate->next_step = pstrdup("wait: queued keys are being delivered; see dualwrite.queue");

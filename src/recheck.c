@@ -35,6 +35,8 @@
 #define MAX_WAIT_MS 5000
 /* When one of the tables is locked, ms. */
 #define TABLE_BUSY_MS 250
+/* A change that has waited for so long is not just the latest one, ms. */
+#define LATE_MS 10000
 
 typedef struct Entry
 {
@@ -59,7 +61,7 @@ dw_recheck_append(int32 dependency_id, int32 mapping_id, Jsonb *image)
 }
 
 int64
-dw_recheck_count(int32 migration_id)
+dw_recheck_pending(int32 migration_id, bool to_complete)
 {
 	DwSql		sql;
 	bool		isnull;
@@ -67,7 +69,9 @@ dw_recheck_count(int32 migration_id)
 
 	dw_sql_begin(&sql);
 	(void) dw_sql("SELECT count(*) FROM _dualwrite.recheck r JOIN _dualwrite.mapping m ON m.id = r.mapping_id"
-				  " WHERE m.migration_id = $1", 1, (DwArg[]) {DW_INT4(migration_id)});
+				  " WHERE m.migration_id = $1 AND r.enqueued_at <= $2",
+				  2, (DwArg[]) {DW_INT4(migration_id),
+				  DW_TIME(to_complete ? DT_NOEND : TimestampTzPlusMilliseconds(GetCurrentTimestamp(), -LATE_MS))});
 	count = DatumGetInt64(dw_sql_value(0, 1, &isnull));
 	dw_sql_end(&sql);
 	return count;

@@ -9,8 +9,11 @@
 
 /* Ask for it, in the transaction that changes the row.  image: the columns of the row that the dependency's query reads. */
 extern void dw_recheck_append(int32 dependency_id, int32 mapping_id, Jsonb *image);
-/* How many wait. */
-extern int64 dw_recheck_count(int32 migration_id);
+/*
+ * How many hold up a change of phase.  Where changes are frequent some always wait; they go on being looked at in the phases
+ * above, so that only those that are not getting on count.  to_complete: there, nothing will be looked at any more.
+ */
+extern int64 dw_recheck_pending(int32 migration_id, bool to_complete);
 /* Forget those of a migration. */
 extern void dw_recheck_forget(int32 migration_id);
 /* One change, in the current transaction; keys that differ are queued.  next_due as for dw_deliver_step. */
