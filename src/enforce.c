@@ -411,7 +411,7 @@ note_failure(Trial *trial, const Due *due, const DwError *error)
 		return;
 	}
 	if (trial->constraint->kind == KIND_ASKED_FOR && trial->state == DW_NOT_NULL_ADDED &&
-		!dw_attempt(take_back, trial, &second))
+		!dw_attempt(take_back, trial, false, &second))
 	{
 		write_look(trial->constraint, -1, NULL, second.message, due->failures, in_ms(LOCK_PAUSE_MS));
 		return;
@@ -430,7 +430,7 @@ work_on(const DwMigration *migration, const Due *due)
 		trial.state = dw_not_null_state(due->constraint->mapping->new_table, due->constraint->attno, NULL);
 	if (asked && trial.state == DW_NOT_NULL_ABSENT && (!due->clean || migration->phase < DW_PHASE_READ_SWITCH))
 		look_at(migration, due, NULL);
-	else if (dw_attempt(take_step, &trial, &error))
+	else if (dw_attempt(take_step, &trial, false, &error))
 		note_success(&trial);
 	else
 		note_failure(&trial, due, &error);
@@ -456,7 +456,7 @@ retract_unasked(List *mappings)
 		Oid			table = ((DwMapping *) lfirst(lc))->new_table;
 		DwError		error;
 
-		if (get_rel_name(table) != NULL && !dw_attempt(retract, &table, &error))
+		if (get_rel_name(table) != NULL && !dw_attempt(retract, &table, false, &error))
 			all = false;
 	}
 	return all;
