@@ -216,6 +216,7 @@ SELECT dualwrite.add_mapping('v', 'profiles', 'profiles_new', '{"address": {
 CALL dualwrite.run('v', timeout => '60s');
 UPDATE users SET address = 'old side' WHERE id < 5;
 SELECT is(moved(), NULL, 'written on the old side');
+CALL settled('v');
 SELECT dualwrite.advance('v');
 SELECT is(phase, 'read_switch', 'in read_switch') FROM dualwrite.status WHERE migration = 'v';
 UPDATE users SET address = 'old side again' WHERE id < 7;
@@ -230,6 +231,7 @@ SELECT is((SELECT u::text FROM users u WHERE id = 21), '(21,"new user","new addr
 DELETE FROM profiles_new WHERE user_id = 20;
 SELECT is((SELECT address FROM users WHERE id = 20), NULL, 'gone with its row on the new side');
 SELECT dualwrite.set_read_percent('v', 100);
+CALL settled('v');
 CALL dualwrite.wait('v', '60s');
 SELECT dualwrite.advance('v', force => true, reason => 'test');
 SELECT is(phase, 'cutover', 'in cutover') FROM dualwrite.status WHERE migration = 'v';
@@ -239,6 +241,7 @@ SELECT is(moved(), NULL, 'both sides in cutover');
 SELECT is((SELECT array[(SELECT address FROM users WHERE id = 8), (SELECT address FROM profiles_new WHERE user_id = 9)]),
 	'{cutover,late writer}', 'both ways');
 SELECT is((SELECT sum(different + missing + extra) FROM dualwrite.reconcile('v')), 0::numeric, 'no drift');
+CALL settled('v');
 SELECT dualwrite.rollback('v');
 SELECT dualwrite.rollback('v', 'defined', force => true);
 SELECT is_empty($$SELECT tgrelid::regclass, tgname FROM pg_trigger WHERE NOT tgisinternal$$, 'nothing is left on the tables');
