@@ -74,7 +74,7 @@ extern DwApplied dw_target_rewrite(DwTarget *target, TupleTableSlot *version, Tu
 extern Oid	dw_statement_writing(void);
 /*
  * Is the target's foreign key at work, carrying a mirrored write of this direction on to the rows that reference it?  What it
- * does, the source's own foreign key has done or does; dw_mirror_cascaded sees to it.
+ * does, the source's own foreign key has done or does; dw_cascaded sees to it.
  */
 extern bool dw_target_cascading(DwDirection direction, bool *wait);
 /* Has this transaction opened, for writing, a target that another mapping looks up? */
