@@ -757,6 +757,7 @@ defaults_of_mapped(DwTarget *target, TupleTableSlot *row)
 	}
 	ExecClearTuple(row);
 	memset(row->tts_isnull, true, row->tts_tupleDescriptor->natts * sizeof(bool));
+	attno = -1;
 	while ((attno = bms_next_member(target->flow->mapped, attno)) >= 0)
 		if (direct->column_defaults[attno - 1] != NULL)
 			row->tts_values[attno - 1] = ExecEvalExprSwitchContext(direct->column_defaults[attno - 1], econtext,

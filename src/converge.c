@@ -87,9 +87,9 @@ read_source(DwConverge *converge, const DwKey *source_key, bool *in_mapping)
 	return find;
 }
 
-/* Other flows into the same target that own its rows, under the same key, and are mirrored. */
+/* Other flows into the same target that own its rows, or only fill columns of them, under the same key, and are mirrored. */
 static List *
-sibling_flows(const DwFlow *flow)
+sibling_flows(const DwFlow *flow, bool owning)
 {
 	Relation	rel = table_open(flow->target, AccessShareLock);
 	DwTable    *table = dw_table_get(rel);
@@ -102,7 +102,7 @@ sibling_flows(const DwFlow *flow)
 		DwCompiled *other = lfirst(lc);
 		DwFlow	   *sibling = &other->flow[flow->direction];
 
-		if (other->mapping_id != flow->compiled->mapping_id && !other->broken && sibling->owns_target &&
+		if (other->mapping_id != flow->compiled->mapping_id && !other->broken && sibling->owns_target == owning &&
 			other->phase >= (forward ? DW_PHASE_SHADOW : DW_PHASE_READ_SWITCH) && other->phase < DW_PHASE_COMPLETE &&
 			sibling->target_key->ncolumns == flow->target_key->ncolumns &&
 			memcmp(sibling->target_key->columns, flow->target_key->columns,
@@ -116,7 +116,13 @@ sibling_flows(const DwFlow *flow)
 bool
 dw_shares_target(const DwFlow *flow)
 {
-	return flow->owns_target && sibling_flows(flow) != NIL;
+	return flow->owns_target && sibling_flows(flow, true) != NIL;
+}
+
+List *
+dw_fillers_of(const DwFlow *flow)
+{
+	return flow->owns_target ? sibling_flows(flow, false) : NIL;
 }
 
 static List *
@@ -128,7 +134,7 @@ siblings_of(DwConverge *converge)
 	if (converge->siblings_known)
 		return converge->siblings;
 	old = MemoryContextSwitchTo(converge->target->context);
-	foreach(lc, sibling_flows(converge->flow))
+	foreach(lc, sibling_flows(converge->flow, true))
 		converge->siblings = lappend(converge->siblings, dw_converge_open(lfirst(lc), false));
 	MemoryContextSwitchTo(old);
 	converge->siblings_known = true;

@@ -33,6 +33,8 @@ extern void dw_converge_close(DwConverge *converge);
 
 /* Do other mappings bring rows of this flow's target into being, so that one that leaves this mapping may be theirs? */
 extern bool dw_shares_target(const DwFlow *flow);
+/* Other flows which fill columns of this flow's target rows, without owning them: a row that comes into being wants them run. */
+extern List *dw_fillers_of(const DwFlow *flow);
 /* Is the target row with this key that of another mapping?  Then it is made to agree with that one. */
 extern bool dw_sibling_takes_over(DwConverge *converge, const DwKey *target_key);
 /*

@@ -175,6 +175,8 @@ mirror_image(DwStatement *statement, DwFlow *flow, TupleTableSlot *row, bool is_
 	if (is_new && flow->compiled->computed_key)
 		check_new_key(flow, &source_key, target->row);
 	applied = dw_target_put(target, target->row);
+	if (applied == DW_APPLIED_INSERT)
+		dw_propagate_fillers(statement, flow, &source_key);
 	if (applied != DW_APPLIED_NOTHING)
 		dw_propagate_followers(statement, flow, &source_key);
 	return dw_counter_for(applied);

@@ -49,6 +49,8 @@ converge_key(DwStatement *statement, DwFlow *flow, const DwKey *source_key)
 		result = dw_converge_source(converge, source_key);
 	} while (result == DW_CONVERGED_BUSY);
 	counter = dw_counter_for(converge->applied);
+	if (converge->applied == DW_APPLIED_INSERT)
+		dw_propagate_fillers(statement, flow, source_key);
 	if (result == DW_CONVERGED_WROTE)
 		dw_propagate_followers(statement, flow, source_key);
 	return counter;
@@ -85,6 +87,28 @@ dw_propagate_unless_busy(DwStatement *statement, DwFlow *flow, const DwKey *sour
 	if (flow->direction == DW_REVERSE || dw_key_of_old(flow->compiled, source_key, &key))
 		dw_queue_append(flow, &key, 0, NULL);
 	return DW_COUNT_QUEUED;
+}
+
+void
+dw_propagate_fillers(DwStatement *statement, DwFlow *flow, const DwKey *source_key)
+{
+	List	   *fillers = dw_statement_fillers(statement, flow);
+	DwKey		target_key;
+	ListCell   *lc;
+
+	if (fillers == NIL || !dw_key_across(flow, source_key, &target_key))
+		return;
+	foreach(lc, fillers)
+	{
+		DwFlow	   *filler = lfirst(lc);
+		DwKey		theirs;
+		DwKey		key;
+
+		if (!dw_key_across(&filler->compiled->flow[1 - filler->direction], &target_key, &theirs))
+			continue;
+		dw_key_copy(filler->source_desc, filler->source_key, &theirs, &key);
+		(void) dw_propagate_unless_busy(statement, filler, &key);
+	}
 }
 
 static bool
@@ -226,6 +250,7 @@ dw_propagate_moves(DwStatement *statement, List *moves)
 			continue;
 		converge_key(statement, flow, &move->from_key);
 		converge_key(statement, flow, &move->source_key);
+		dw_propagate_fillers(statement, flow, &move->source_key);
 		dw_propagate_followers(statement, flow, &move->from_key);
 		dw_propagate_followers(statement, flow, &move->source_key);
 	}

@@ -13,6 +13,11 @@ extern DwCounter dw_counter_for(DwApplied applied);
 extern DwCounter dw_propagate_key(DwStatement *statement, DwFlow *flow, const DwKey *source_key);
 /* Converge, unless somebody holds one of the rows: then the key is queued. */
 extern DwCounter dw_propagate_unless_busy(DwStatement *statement, DwFlow *flow, const DwKey *source_key);
+/*
+ * A target row has come into being under this key, or left it: columns that other mappings fill are brought to agreement, too.
+ * What another session holds is queued: it may be waiting for us.
+ */
+extern void dw_propagate_fillers(DwStatement *statement, DwFlow *flow, const DwKey *source_key);
 /* The source row is about to be truncated: what it has on the other side goes. */
 extern DwCounter dw_propagate_truncated(DwStatement *statement, DwFlow *flow, const DwKey *source_key);
 /*

@@ -24,6 +24,8 @@ typedef struct OpenFlow
 	DwConverge *converge_nowait;
 	List	   *followers;
 	bool		followers_known;
+	List	   *fillers;
+	bool		fillers_known;
 	bool		shared;
 	bool		shared_known;
 } OpenFlow;
@@ -148,6 +150,22 @@ dw_statement_followers(DwStatement *statement, DwFlow *flow)
 		MemoryContextSwitchTo(old);
 	}
 	return open->followers;
+}
+
+List *
+dw_statement_fillers(DwStatement *statement, DwFlow *flow)
+{
+	OpenFlow   *open = open_flow(statement, flow);
+
+	if (!open->fillers_known)
+	{
+		MemoryContext old = MemoryContextSwitchTo(statement->context);
+
+		open->fillers = dw_fillers_of(flow);
+		open->fillers_known = true;
+		MemoryContextSwitchTo(old);
+	}
+	return open->fillers;
 }
 
 bool

@@ -60,6 +60,8 @@ extern DwConverge *dw_statement_converge(DwStatement *statement, DwFlow *flow);
 extern DwConverge *dw_statement_converge_nowait(DwStatement *statement, DwFlow *flow);
 /* Flows of other mappings that a write to this flow's target has to go on to. */
 extern List *dw_statement_followers(DwStatement *statement, DwFlow *flow);
+/* dw_fillers_of, asked once. */
+extern List *dw_statement_fillers(DwStatement *statement, DwFlow *flow);
 /* dw_shares_target, asked once. */
 extern bool dw_statement_shares_target(DwStatement *statement, DwFlow *flow);
 extern DwPostponed *dw_statement_postpone(DwStatement *statement, List **list, DwFlow *flow, const DwKey *source_key);

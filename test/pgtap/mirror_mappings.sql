@@ -1,0 +1,165 @@
+-- Kinds of mappings, each in both directions: both sides are compared with what the definition says, by plain SQL, after each write.
+\set QUIET on
+SET client_min_messages = warning;
+SELECT no_plan();
+
+-- Rows of either query that the other one lacks.
+CREATE FUNCTION differences(a text, b text) RETURNS bigint LANGUAGE plpgsql AS $$
+DECLARE n bigint;
+BEGIN
+	EXECUTE format('SELECT count(*) FROM ((%1$s EXCEPT ALL %2$s) UNION ALL (%2$s EXCEPT ALL %1$s)) d', '(' || a || ')', '(' || b || ')') INTO n;
+	RETURN n;
+END $$;
+
+-- rename, cast, constant, sub-select on another table, on insert, default, null
+CREATE TABLE country (code text PRIMARY KEY, name text UNIQUE);
+INSERT INTO country VALUES ('de', 'Germany'), ('fr', 'France');
+CREATE TABLE o (id int PRIMARY KEY, "Full Name" text, price text, code text, junk text);
+CREATE TABLE n (ident bigint PRIMARY KEY, full_name text, price numeric, source text, country text, seen timestamptz, state text DEFAULT 'fresh', junk text DEFAULT 'mine');
+SELECT dualwrite.create_migration('kinds', 'o', 'n',
+	forward => $${"ident": "id", "full_name": "\"Full Name\"", "source": "'import'", "country": "(SELECT c.name FROM country c WHERE c.code = o.code)",
+		"price": "price::numeric", "seen": {"expr": "clock_timestamp()", "on": "insert"}, "junk": null}$$,
+	reverse => $${"price": "price::text", "code": "(SELECT c.code FROM country c WHERE c.name = n.country)"}$$);
+CREATE FUNCTION kinds() RETURNS bigint LANGUAGE sql AS $$
+	SELECT differences('SELECT id::bigint, "Full Name", price::numeric, (SELECT name FROM country c WHERE c.code = o.code), ''import'' FROM o', 'SELECT ident, full_name, price, country, source FROM n') $$;
+INSERT INTO o VALUES (1, 'one', '1.50', 'de', 'j'), (2, 'two', NULL, 'xx', 'j');
+CALL dualwrite.run('kinds', 'verify');
+INSERT INTO o VALUES (3, 'three', '3', 'fr', 'j'), (4, 'four', '4', 'fr', 'j');
+SELECT is(kinds(), 0::bigint, 'expressions: INSERT');
+CREATE TABLE first_seen AS SELECT ident, seen FROM n;
+UPDATE n SET state = 'never' WHERE false; UPDATE o SET code = 'de', price = '7.25' WHERE id > 1; UPDATE o SET junk = 'x'; UPDATE o SET id = 40 WHERE id = 4; DELETE FROM o WHERE id = 3;
+SELECT is(kinds(), 0::bigint, 'expressions: UPDATE, key change, DELETE');
+SELECT is((SELECT count(*) FROM n WHERE seen IS NULL), 0::bigint, '"on": "insert" is filled');
+SELECT is((SELECT count(*) FROM n JOIN first_seen f USING (ident) WHERE f.seen <> n.seen), 0::bigint, 'and left alone by updates');
+SELECT is((SELECT string_agg(DISTINCT state || junk, ' ') FROM n), 'freshmine', 'columns that are not mapped have their default');
+SELECT throws_ok($$UPDATE o SET price = 'expensive'$$, '22P02', NULL, 'an expression that fails');
+CALL dualwrite.run('kinds', 'read_switch');
+INSERT INTO n (ident, full_name, price, country, source) VALUES (50, 'fifty', 5.0, 'France', 'import'); UPDATE n SET country = 'Germany', full_name = 'fünfzig' WHERE ident = 50; UPDATE n SET state = 'seen', ident = 51 WHERE ident = 50; DELETE FROM n WHERE ident = 40;
+SELECT is(kinds(), 0::bigint, 'expressions: written on the new side');
+SELECT is((SELECT string_agg(junk, '') FROM o WHERE id < 50), 'xx', 'old columns that are not mapped are left alone');
+INSERT INTO n (ident, full_name, source) VALUES (60, 'another''s', 'by hand');
+SELECT is((SELECT count(*) FROM o WHERE id = 60), 0::bigint, 'a row without the constant is not the mapping''s');
+UPDATE n SET source = 'import' WHERE ident = 60; UPDATE n SET source = 'by hand' WHERE ident = 51;
+SELECT is((SELECT string_agg(id::text, ' ' ORDER BY id) FROM o WHERE id > 5), '60', 'it is when it gets it, and no longer when it loses it');
+DELETE FROM n WHERE ident = 51;
+SELECT is(kinds(), 0::bigint, 'expressions: all in all');
+
+-- shards by filter: rows go from one to the other
+CREATE TABLE whole (id int PRIMARY KEY, region text, v text);
+CREATE TABLE east (id int PRIMARY KEY, region text CHECK (region = 'e'), v text, own int DEFAULT 1); CREATE TABLE west (v text, id int PRIMARY KEY, region text CHECK (region = 'w'));
+SELECT dualwrite.create_migration('shards');
+SELECT dualwrite.add_mapping('shards', 'whole', 'east', filter => $$region = 'e'$$); SELECT dualwrite.add_mapping('shards', 'whole', 'west', filter => $$region = 'w'$$);
+CREATE FUNCTION shards() RETURNS bigint LANGUAGE sql AS $f$
+	SELECT differences($$SELECT * FROM whole WHERE region IN ('e', 'w')$$, 'SELECT id, region, v FROM east UNION ALL SELECT id, region, v FROM west') $f$;
+INSERT INTO whole SELECT g, (ARRAY['e', 'w', NULL])[1 + g % 3], 'v' FROM generate_series(1, 30) g;
+CALL dualwrite.run('shards', 'verify');
+INSERT INTO whole SELECT g, (ARRAY['e', 'w', 'x'])[1 + g % 3], 'v' FROM generate_series(31, 60) g; UPDATE whole SET region = CASE region WHEN 'e' THEN 'w' ELSE 'e' END WHERE id % 2 = 0; UPDATE whole SET id = id + 100, region = 'w' WHERE id < 10;
+UPDATE whole SET v = 'n' WHERE id % 5 = 0; DELETE FROM whole WHERE id % 7 = 0; UPDATE whole SET region = NULL WHERE id % 11 = 0;
+SELECT is(shards(), 0::bigint, 'shards by filter');
+CALL dualwrite.run('shards', 'read_switch');
+INSERT INTO east (id, region, v) VALUES (500, 'e', 'new'); INSERT INTO west VALUES ('new', 501, 'w'); UPDATE east SET v = 'E', own = 2; UPDATE west SET id = id + 1000 WHERE id < 20; DELETE FROM west WHERE id = 501;
+SELECT is(shards(), 0::bigint, 'shards: written on the new side');
+BEGIN; DELETE FROM east WHERE id = 500; INSERT INTO west VALUES ('moved', 500, 'w'); COMMIT;
+SELECT is(shards(), 0::bigint, 'shards: a row moves there');
+UPDATE whole SET region = 'e' WHERE id = 500;
+SELECT is(shards(), 0::bigint, 'shards: and back');
+
+-- one table becomes two: split, and a part of it extracted
+CREATE TABLE person (id int PRIMARY KEY, name text, street text, city text);
+CREATE TABLE person_n (id int PRIMARY KEY, name text); CREATE TABLE address (person int PRIMARY KEY REFERENCES person_n ON DELETE CASCADE, street text DEFAULT 'unknown', city text);
+SELECT dualwrite.create_migration('extract');
+SELECT dualwrite.add_mapping('extract', 'person', 'person_n', reverse => '{"street": null, "city": null}');
+SELECT dualwrite.add_mapping('extract', 'person', 'address', forward => '{"person": "id"}', reverse => '{"name": null}', filter => 'street IS NOT NULL', owns => 'new');
+CREATE FUNCTION extracted() RETURNS bigint LANGUAGE sql AS $$
+	SELECT differences('SELECT id, name FROM person', 'TABLE person_n') + differences('SELECT id, street, city FROM person WHERE street IS NOT NULL', 'TABLE address') $$;
+INSERT INTO person VALUES (1, 'one', 's', 'c'), (2, 'two', NULL, NULL);
+CALL dualwrite.run('extract', 'verify');
+INSERT INTO person VALUES (3, 'three', 's3', 'c3'), (4, 'four', NULL, 'c4'); UPDATE person SET street = 'later' WHERE id IN (2, 4); UPDATE person SET street = NULL WHERE id = 1; UPDATE person SET id = 30 WHERE id = 3; DELETE FROM person WHERE id = 4;
+SELECT is(extracted(), 0::bigint, 'extract: a part comes and goes');
+CALL dualwrite.run('extract', 'read_switch');
+INSERT INTO person_n VALUES (5, 'five'); INSERT INTO address VALUES (5, 's5', 'c5'); UPDATE address SET city = 'C' WHERE person = 5; UPDATE person_n SET name = 'Five' WHERE id = 5;
+SELECT is(extracted(), 0::bigint, 'extract: written on the new side');
+DELETE FROM address WHERE person = 5;
+SELECT is((SELECT concat_ws('|', name, street, city) FROM person WHERE id = 5), 'Five', 'a part that goes takes its columns with it');
+SELECT is(extracted(), 0::bigint, 'extract: the rest stays');
+DELETE FROM person_n WHERE id = 30;
+SELECT is(extracted(), 0::bigint, 'extract: with the whole go its parts');
+
+-- two tables become one: merge, either side first
+CREATE TABLE customer (id int PRIMARY KEY, name text); CREATE TABLE profile (id int PRIMARY KEY, bio text);
+CREATE TABLE merged (id int PRIMARY KEY, name text, bio text DEFAULT 'none');
+SELECT dualwrite.create_migration('merge');
+SELECT dualwrite.add_mapping('merge', 'customer', 'merged', forward => '{"bio": null}');
+SELECT dualwrite.add_mapping('merge', 'profile', 'merged', forward => '{"name": null}', owns => 'old');
+CREATE FUNCTION is_merged() RETURNS bigint LANGUAGE sql AS $$
+	SELECT differences('SELECT c.id, name, CASE WHEN p.id IS NULL THEN ''none'' ELSE bio END FROM customer c LEFT JOIN profile p USING (id)', 'TABLE merged') $$;
+INSERT INTO customer VALUES (1, 'one'), (2, 'two'); INSERT INTO profile VALUES (1, 'b1'), (3, 'b3');
+CALL dualwrite.run('merge', 'verify');
+SELECT is(is_merged(), 0::bigint, 'merge: backfill');
+INSERT INTO customer VALUES (4, 'four'); INSERT INTO profile VALUES (4, 'b4');
+SELECT is(is_merged(), 0::bigint, 'merge: the owner first');
+INSERT INTO profile VALUES (5, 'b5'); INSERT INTO customer VALUES (5, 'five'); INSERT INTO customer VALUES (3, 'three');
+SELECT is(is_merged(), 0::bigint, 'merge: the other first');
+UPDATE profile SET bio = 'B' WHERE id < 5; UPDATE customer SET name = 'N' WHERE id > 1; DELETE FROM profile WHERE id = 4; UPDATE customer SET id = 50 WHERE id = 5;
+SELECT is(is_merged(), 0::bigint, 'merge: UPDATE, key change; a part goes');
+DELETE FROM customer WHERE id = 1; INSERT INTO customer VALUES (1, 'again');
+SELECT is(is_merged(), 0::bigint, 'merge: the owner goes and comes back');
+CALL dualwrite.run('merge', 'read_switch');
+INSERT INTO merged VALUES (9, 'nine', 'b9'); UPDATE merged SET bio = 'new bio', name = 'new name' WHERE id = 2;
+SELECT is((SELECT name || bio FROM customer JOIN profile USING (id) WHERE id = 9), 'nineb9', 'merge: a new row makes both old ones');
+SELECT is(is_merged(), 0::bigint, 'merge: written on the new side');
+DELETE FROM merged WHERE id = 9;
+SELECT is((SELECT count(*) FROM customer WHERE id = 9) + (SELECT count(*) FROM profile WHERE id = 9), 0::bigint, 'merge: and takes both away');
+
+-- two migrations from one table
+CREATE TABLE src (id int PRIMARY KEY, a text, b text); CREATE TABLE into_a (id bigint PRIMARY KEY, a text); CREATE TABLE into_b (b text, id int PRIMARY KEY);
+SELECT dualwrite.create_migration('to_a', 'src', 'into_a'); SELECT dualwrite.create_migration('to_b', 'src', 'into_b', filter => 'id > 0');
+CREATE FUNCTION both_ways() RETURNS bigint LANGUAGE sql AS $$
+	SELECT differences('SELECT id::bigint, a FROM src', 'TABLE into_a') + differences('SELECT b, id FROM src WHERE id > 0', 'TABLE into_b') $$;
+INSERT INTO src SELECT g, 'a', 'b' FROM generate_series(-5, 5) g;
+CALL dualwrite.run('to_a', 'verify'); SELECT dualwrite.advance('to_b', 'shadow') \gset
+UPDATE src SET a = 'A', b = 'B' WHERE id > 2; INSERT INTO src VALUES (7, 'x', 'y');
+SELECT is(differences('SELECT id::bigint, a FROM src', 'TABLE into_a'), 0::bigint, 'two migrations from one table, in different phases');
+CALL dualwrite.run('to_b', 'verify');
+INSERT INTO src VALUES (8, 'x', 'y'); UPDATE src SET id = id - 100 WHERE id IN (2, 4); UPDATE src SET id = id + 50 WHERE id IN (-1, -3); DELETE FROM src WHERE id = 1; UPDATE src SET id = id + 100;
+SELECT is(both_ways(), 0::bigint, 'both follow');
+CALL dualwrite.run('to_a', 'read_switch');
+INSERT INTO into_a VALUES (300, 'by a'); UPDATE into_a SET a = 'n' WHERE id = 101; UPDATE into_a SET id = 301 WHERE id = 300; DELETE FROM into_a WHERE id = 103;
+SELECT is(both_ways(), 0::bigint, 'what the new side of one writes reaches the other');
+SELECT dualwrite.rollback('to_a', 'defined', force => true) \gset
+INSERT INTO src VALUES (400, 'x', 'y');
+SELECT is(differences('SELECT b, id FROM src WHERE id > 0', 'TABLE into_b'), 0::bigint, 'one ends, the other goes on');
+
+-- a chain, from both ends; a cycle is refused
+CREATE TABLE t1 (id int PRIMARY KEY, v int); CREATE TABLE t2 (id int PRIMARY KEY, v int); CREATE TABLE t3 (v int, id bigint PRIMARY KEY);
+SELECT dualwrite.create_migration('t12', 't1', 't2'); SELECT dualwrite.create_migration('t23', 't2', 't3');
+SELECT throws_ok($$SELECT dualwrite.create_migration('t31', 't3', 't1')$$, NULL, NULL, 'a cycle is refused');
+SELECT throws_ok($$SELECT dualwrite.create_migration('t21', 't2', 't1')$$, NULL, NULL, 'the way back, too');
+INSERT INTO t1 SELECT g, g FROM generate_series(1, 10) g;
+CALL dualwrite.run('t12', 'verify'); CALL dualwrite.run('t23', 'verify');
+CREATE FUNCTION chain() RETURNS bigint LANGUAGE sql AS $$ SELECT differences('TABLE t1', 'TABLE t2') + differences('SELECT v, id::bigint FROM t2', 'TABLE t3') $$;
+INSERT INTO t1 SELECT g, g FROM generate_series(11, 20) g; UPDATE t1 SET v = -v WHERE id > 5; UPDATE t1 SET id = id + 100 WHERE id > 15; DELETE FROM t1 WHERE id = 3; UPDATE t1 SET id = id + 200 WHERE id IN (1, 2);
+SELECT is(chain(), 0::bigint, 'a chain, forward');
+CALL dualwrite.run('t12', 'read_switch'); CALL dualwrite.run('t23', 'read_switch');
+INSERT INTO t3 VALUES (1, 500), (2, 501); UPDATE t3 SET v = 9 WHERE id < 8; DELETE FROM t3 WHERE id = 10; UPDATE t3 SET id = 600 WHERE id = 500;
+SELECT is(chain(), 0::bigint, 'a chain, from its end back to its beginning');
+INSERT INTO t2 VALUES (700, 7); UPDATE t2 SET v = v + 1; DELETE FROM t2 WHERE id = 600; UPDATE t2 SET id = 701 WHERE id = 700;
+SELECT is(chain(), 0::bigint, 'from its middle to both ends');
+BEGIN; UPDATE t1 SET v = 1; UPDATE t3 SET v = 2; UPDATE t2 SET v = v * 10; DELETE FROM t3 WHERE id > 100; COMMIT;
+SELECT is(chain(), 0::bigint, 'all in one transaction');
+
+-- a cascade of foreign keys on both sides with different key columns, composite keys in another order
+CREATE TABLE po (a int, b int, v text, PRIMARY KEY (a, b)); CREATE TABLE co (id int PRIMARY KEY, a int, b int, FOREIGN KEY (a, b) REFERENCES po ON DELETE CASCADE ON UPDATE CASCADE);
+CREATE TABLE pn (v text, b bigint, a bigint, PRIMARY KEY (b, a)); CREATE TABLE cn (id bigint PRIMARY KEY, b bigint, a bigint, FOREIGN KEY (b, a) REFERENCES pn ON DELETE CASCADE ON UPDATE CASCADE);
+SELECT dualwrite.create_migration('pc'); SELECT dualwrite.add_mapping('pc', 'co', 'cn'); SELECT dualwrite.add_mapping('pc', 'po', 'pn');
+CREATE FUNCTION pc() RETURNS bigint LANGUAGE sql AS $$
+	SELECT differences('SELECT a::bigint, b::bigint, v FROM po', 'SELECT a, b, v FROM pn') + differences('SELECT id::bigint, a::bigint, b::bigint FROM co', 'SELECT id, a, b FROM cn') $$;
+INSERT INTO po SELECT g, g % 3, 'v' FROM generate_series(1, 9) g; INSERT INTO co SELECT g, 1 + g % 9, (1 + g % 9) % 3 FROM generate_series(1, 30) g;
+CALL dualwrite.run('pc', 'verify');
+UPDATE po SET b = b + 10 WHERE a < 4; UPDATE po SET a = a + 100, b = b + 1 WHERE a > 6; DELETE FROM po WHERE a = 5; WITH p AS (INSERT INTO po VALUES (50, 50, 'n') RETURNING *) INSERT INTO co SELECT 500 + a, a, b FROM p;
+SELECT is(pc(), 0::bigint, 'parent and child, composite keys in another order');
+CALL dualwrite.run('pc', 'read_switch');
+UPDATE pn SET a = a + 100 WHERE a < 3; UPDATE pn SET b = b - 10 WHERE a = 3; DELETE FROM pn WHERE a = 6; INSERT INTO pn VALUES ('n', 7, 70); INSERT INTO cn VALUES (700, 7, 70);
+SELECT is(pc(), 0::bigint, 'the same on the new side');
+
+SELECT * FROM finish();
