@@ -282,25 +282,59 @@ keys_are_queued(const DwMigration *migration)
 	return waiting > 0;
 }
 
+/* What is counted in a subtransaction, since it runs code of the owner, and may find the table locked. */
+typedef struct Count
+{
+	const DwConstraint *constraint;
+	MemoryContext context;
+	int64		violations;
+	Jsonb	   *keys;
+} Count;
+
+static void
+count_violations(void *arg)
+{
+	Count	   *count = arg;
+	const DwMapping *mapping = count->constraint->mapping;
+	MemoryContext old = MemoryContextSwitchTo(count->context);
+
+	count->violations = dw_violations(mapping->new_table, count->constraint->condition, mapping->key_columns, &count->keys);
+	MemoryContextSwitchTo(old);
+}
+
 /* Count, and keep what is found.  message: of a validation that failed, or NULL. */
 static void
 look_at(const DwMigration *migration, const Due *due, const char *message)
 {
 	const DwConstraint *constraint = due->constraint;
-	Jsonb	   *keys = NULL;
-	int64		violations = dw_violations(constraint->mapping->new_table, constraint->condition, constraint->mapping->key_columns, &keys);
-	bool		wait = violations > 0 || message != NULL;
-	/* keys that are still to be delivered may be those in the way */
-	bool		lag = violations > 0 && keys_are_queued(migration);
-	int			failures = wait && !lag ? due->failures + 1 : 0;
+	Count		count = {constraint, CurrentMemoryContext, 0, NULL};
+	DwError		error;
+	int64		violations;
+	bool		wait;
+	bool		lag;
+	int			failures;
 	TimestampTz next = in_ms(0);
+
+	if (!dw_attempt(count_violations, &count, false, &error))
+	{
+		bool		locked = dw_error_is_lock(error.sqlstate);
+
+		failures = due->failures + (locked ? 0 : 1);
+		write_look(constraint, -1, NULL, error.message, failures, in_ms(locked ? LOCK_PAUSE_MS : pause_ms(failures)));
+		return;
+	}
+	violations = count.violations;
+	wait = violations > 0 || message != NULL;
+	/* keys that are still to be delivered may be those in the way */
+	lag = violations > 0 && keys_are_queued(migration);
+	failures = wait && !lag ? due->failures + 1 : 0;
 
 	/* below read_switch there is no more to be done about a column that is clean than to look again some time */
 	if (wait)
 		next = in_ms(lag ? LAG_PAUSE_MS : pause_ms(failures));
 	else if (constraint->kind == KIND_ASKED_FOR && migration->phase < DW_PHASE_READ_SWITCH)
 		next = in_ms(MAX_PAUSE_S * 1000);
-	write_look(constraint, violations, keys, message, failures, next);
+	write_look(constraint, violations, count.keys, message, failures, next);
 	if (violations > 0 && failures == 1)
 		record_event(migration, constraint, "constraint_violated", violations);
 }
