@@ -96,10 +96,27 @@ extern void dw_write_end(Oid owner);
  */
 typedef struct DwBulk DwBulk;
 extern DwBulk *dw_bulk_begin(DwTarget *target, int capacity);
+/*
+ * The same for rows of one statement of the application: constraints are checked as each row is added, and what was stored
+ * stays in the buffers, as with the application's own rows.
+ */
+extern DwBulk *dw_bulk_begin_statement(DwTarget *target, int capacity);
 extern bool dw_bulk_add(DwBulk *bulk, TupleTableSlot *row);	/* false: full, flush first */
+extern bool dw_bulk_possible(DwTarget *target);
+extern bool dw_bulk_full(DwBulk *bulk);
+/* Row i of those added (plain tables only: in target layout), until they are settled. */
+extern void dw_bulk_row(DwBulk *bulk, int i, TupleTableSlot *row);
 extern void dw_bulk_flush(DwBulk *bulk, bool *conflicts);
 extern void dw_bulk_take_back(DwBulk *bulk, int i);	/* after flush and before the next add: delete row i again */
 extern void dw_bulk_settle(DwBulk *bulk);	/* queue the checks of the rows that stayed: before dw_write_end at the latest */
 extern void dw_bulk_end(DwBulk *bulk);
+
+/*
+ * Remove many rows, heap targets with a key of one column only: keys are put in the order of the index, which is then
+ * walked instead of descended for each.  Never waits.  Returns how many were removed; the keys of the others, which are not there, or
+ * in other hands, come first in keys and want dw_target_remove.
+ */
+extern bool dw_sweep_possible(DwTarget *target);
+extern int	dw_sweep(DwTarget *target, Datum *keys, int nkeys);
 
 #endif							/* DW_APPLY_H */

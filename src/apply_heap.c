@@ -220,26 +220,66 @@ prepare_triggers(ResultRelInfo *rri)
 			fmgr_info(triggers->triggers[i].tgfoid, &rri->ri_TrigFunctions[i]);
 }
 
+static void
+pin(DwTarget *target)
+{
+	if (target->pinned)
+		return;
+	target->pinned = true;
+	dw_owner_pin(target->scope);
+}
+
+/* Once for each leaf: its triggers, and whether writing a row of it runs code of users. */
 void
-dw_leaf_open_for_write(DwTarget *target, DwLeaf *leaf)
+dw_leaf_prepare(DwTarget *target, DwLeaf *leaf)
 {
 	MemoryContext old;
 
-	if (leaf->writable)
+	if (leaf->prepared)
 		return;
 	old = MemoryContextSwitchTo(target->lookup->context);
-	ExecOpenIndices(leaf->rri, true);
 	filter_triggers(leaf->rri, checks_at_once(target->flow), DW_FLOW_IN_PLACE(target->flow));
 	prepare_triggers(leaf->rri);
 	leaf->actions = only_actions(leaf->rel);
-	leaf->writable = true;
-	if (!target->pinned &&
-		(dw_indexes_run_user_code(leaf->rri) || (target->lookup->partitioned && dw_relation_runs_user_code(leaf->rel))))
-	{
-		target->pinned = true;
-		dw_owner_pin(target->scope);
-	}
+	leaf->prepared = true;
+	if (target->lookup->partitioned && dw_relation_runs_user_code(leaf->rel))
+		pin(target);
 	MemoryContextSwitchTo(old);
+}
+
+/* The indexes of a leaf that has been written before: what is known about them is kept, they only have to be opened. */
+static void
+reopen_indexes(DwLeaf *leaf)
+{
+	for (int i = 0; i < leaf->rri->ri_NumIndices; i++)
+		leaf->rri->ri_IndexRelationDescs[i] = index_open(leaf->indexes[i], RowExclusiveLock);
+}
+
+static void
+open_indexes(DwTarget *target, DwLeaf *leaf)
+{
+	MemoryContext old = MemoryContextSwitchTo(target->lookup->context);
+
+	ExecOpenIndices(leaf->rri, true);
+	leaf->indexes = palloc(sizeof(Oid) * Max(leaf->rri->ri_NumIndices, 1));
+	for (int i = 0; i < leaf->rri->ri_NumIndices; i++)
+		leaf->indexes[i] = RelationGetRelid(leaf->rri->ri_IndexRelationDescs[i]);
+	if (dw_indexes_run_user_code(leaf->rri))
+		pin(target);
+	MemoryContextSwitchTo(old);
+}
+
+void
+dw_leaf_open_for_write(DwTarget *target, DwLeaf *leaf)
+{
+	dw_leaf_prepare(target, leaf);
+	if (leaf->writable)
+		return;
+	if (leaf->indexes != NULL)
+		reopen_indexes(leaf);
+	else
+		open_indexes(target, leaf);
+	leaf->writable = true;
 }
 
 void
@@ -607,7 +647,7 @@ delete_row(DwTarget *target, DwLeaf *leaf)
 	TM_FailureData failure;
 	TM_Result	result;
 
-	dw_leaf_open_for_write(target, leaf);
+	dw_leaf_prepare(target, leaf);
 	step_past_own(leaf);
 	if (leaf->rri->ri_TrigDesc && leaf->rri->ri_TrigDesc->trig_delete_before_row)
 	{

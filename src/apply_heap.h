@@ -8,7 +8,9 @@
 
 extern const DwEngine dw_direct_engine;
 
-/* Open the leaf's indexes, and leave those triggers in its rri that a mirrored write fires. */
+/* Leave only those triggers in the leaf's rri that a mirrored write fires. */
+extern void dw_leaf_prepare(DwTarget *target, DwLeaf *leaf);
+/* The same, and open its indexes. */
 extern void dw_leaf_open_for_write(DwTarget *target, DwLeaf *leaf);
 /* Give the columns of a row (target layout) that the mapping does not write their defaults. */
 extern void dw_fill_defaults(DwTarget *target, TupleTableSlot *row);

@@ -55,7 +55,9 @@ struct DwBulk
 	int			capacity;
 	int			nrows;
 	Size		bytes;
+	bool		of_statement;	/* see dw_bulk_begin_statement */
 	bool		flushed;		/* rows are in the table; their after-row triggers are not yet queued */
+	bool		next_command;	/* ... and may be deleted again */
 	DwBulkRow  *rows;
 	List	   *leaves;			/* of DwBulkLeaf */
 	MemoryContext context;
@@ -76,6 +78,48 @@ dw_bulk_begin(DwTarget *target, int capacity)
 	bulk->flush_context = AllocSetContextCreate(context, "dualwrite bulk flush", ALLOCSET_DEFAULT_SIZES);
 	MemoryContextSwitchTo(old);
 	return bulk;
+}
+
+DwBulk *
+dw_bulk_begin_statement(DwTarget *target, int capacity)
+{
+	DwBulk	   *bulk = dw_bulk_begin(target, capacity);
+
+	bulk->of_statement = true;
+	return bulk;
+}
+
+bool
+dw_bulk_possible(DwTarget *target)
+{
+	DwLookup   *lookup = target->lookup;
+	DwLeaf	   *leaf;
+
+	if (lookup->partitioned)
+		return false;
+	leaf = dw_lookup_leaf(lookup, lookup->shape->relid);
+	dw_leaf_open_for_write(target, leaf);
+	return !target->pinned &&
+		(leaf->rri->ri_TrigDesc == NULL || !leaf->rri->ri_TrigDesc->trig_insert_before_row);
+}
+
+bool
+dw_bulk_full(DwBulk *bulk)
+{
+	return bulk->nrows == bulk->capacity || bulk->bytes >= DW_BULK_BYTES;
+}
+
+void
+dw_bulk_row(DwBulk *bulk, int i, TupleTableSlot *row)
+{
+	TupleTableSlot *slot = bulk->rows[i].slot;
+	int			natts = row->tts_tupleDescriptor->natts;
+
+	slot_getallattrs(slot);
+	ExecClearTuple(row);
+	memcpy(row->tts_values, slot->tts_values, natts * sizeof(Datum));
+	memcpy(row->tts_isnull, slot->tts_isnull, natts * sizeof(bool));
+	ExecStoreVirtualTuple(row);
 }
 
 static void
@@ -112,7 +156,7 @@ dw_bulk_settle(DwBulk *bulk)
 	}
 	bulk->nrows = 0;
 	bulk->bytes = 0;
-	bulk->flushed = false;
+	bulk->flushed = bulk->next_command = false;
 }
 
 static DwBulkLeaf *
@@ -167,21 +211,25 @@ bool
 dw_bulk_add(DwBulk *bulk, TupleTableSlot *row)
 {
 	DwBulkLeaf *leaf;
+	TupleTableSlot *leaf_row;
 	TupleTableSlot *slot;
 	DwBulkRow  *entry;
 	DwOwnerScope scope;
 
 	if (bulk->flushed)
 		dw_bulk_settle(bulk);
-	if (bulk->nrows == bulk->capacity || bulk->bytes >= DW_BULK_BYTES)
+	if (dw_bulk_full(bulk))
 		return false;
 
 	enter_owner(bulk, &scope);
 	ResetPerTupleExprContext(bulk->target->lookup->estate);
 	dw_fill_defaults(bulk->target, row);
 	leaf = leaf_for(bulk, row);
+	leaf_row = dw_leaf_layout(leaf->leaf, row);
+	if (bulk->of_statement)
+		dw_leaf_check_row(bulk->target, leaf->leaf, leaf_row);
 	slot = next_slot(bulk, leaf);
-	ExecCopySlot(slot, dw_leaf_layout(leaf->leaf, row));
+	ExecCopySlot(slot, leaf_row);
 	dw_owner_leave(&scope);
 	bulk->bytes += ExecFetchSlotHeapTuple(slot, true, NULL)->t_len;
 	slot->tts_tableOid = leaf->leaf->relid;
@@ -222,16 +270,17 @@ insert_rows(DwBulk *bulk, DwBulkLeaf *entry, bool *conflicts)
 {
 	EState	   *estate = bulk->target->lookup->estate;
 	DwLeaf	   *leaf = entry->leaf;
-	BulkInsertState bistate = GetBulkInsertState();
+	BulkInsertState bistate = bulk->of_statement ? NULL : GetBulkInsertState();
 
-	for (int i = 0; i < entry->nrows; i++)
+	for (int i = 0; !bulk->of_statement && i < entry->nrows; i++)
 	{
 		ResetPerTupleExprContext(estate);
 		prepare_row(bulk, leaf, entry->slots[i]);
 	}
 	CHECK_FOR_INTERRUPTS();
 	table_multi_insert(leaf->rel, entry->slots, entry->nrows, GetCurrentCommandId(true), 0, bistate);
-	FreeBulkInsertState(bistate);
+	if (bistate != NULL)
+		FreeBulkInsertState(bistate);
 	for (int i = 0; i < entry->nrows; i++)
 	{
 		CHECK_FOR_INTERRUPTS();
@@ -241,6 +290,15 @@ insert_rows(DwBulk *bulk, DwBulkLeaf *entry, bool *conflicts)
 	}
 	ResetPerTupleExprContext(estate);
 	table_finish_bulk_insert(leaf->rel, 0);
+}
+
+/* Deleting a row needs a command later than the one that inserted it. */
+static void
+next_command(DwBulk *bulk)
+{
+	if (!bulk->next_command)
+		CommandCounterIncrement();
+	bulk->next_command = true;
 }
 
 /*
@@ -262,8 +320,8 @@ dw_bulk_flush(DwBulk *bulk, bool *conflicts)
 			insert_rows(bulk, lfirst(lc), conflicts);
 	dw_owner_leave(&scope);
 
-	/* deleting a row needs a command later than the one that inserted it */
-	CommandCounterIncrement();
+	if (!bulk->of_statement)
+		next_command(bulk);
 	bulk->flushed = true;
 	for (int i = 0; i < bulk->nrows; i++)
 		if (conflicts[i])
@@ -280,6 +338,7 @@ dw_bulk_take_back(DwBulk *bulk, int i)
 	TM_Result	result;
 
 	Assert(bulk->flushed && i < bulk->nrows && row->kept);
+	next_command(bulk);
 	result = table_tuple_delete(row->leaf->leaf->rel, &row->slot->tts_tid, GetCurrentCommandId(true),
 								GetActiveSnapshot(), InvalidSnapshot, false, &failure, false);
 	if (result != TM_Ok)

@@ -15,7 +15,6 @@
 #include "executor/executor.h"
 #include "nodes/parsenodes.h"
 #include "parser/parse_relation.h"
-#include "portability/instr_time.h"
 #include "rewrite/rewriteHandler.h"
 #include "utils/acl.h"
 
@@ -163,21 +162,6 @@ dw_before_delete_triggers(EState *estate, EPQState *epq, ResultRelInfo *rri, Ite
 #define dw_slot_is_lost(slot) \
 	(XLogRecPtrIsInvalid((slot)->data.restart_lsn) && !XLogRecPtrIsInvalid((slot)->data.invalidated_at))
 #endif
-
-/* 16: instr_time counts ticks in one number. */
-static inline instr_time
-dw_instr_time_divide(instr_time time, int64 divisor)
-{
-#if PG_VERSION_NUM >= 160000
-	time.ticks /= divisor;
-#else
-	int64		ns = ((int64) time.tv_sec * 1000000000 + time.tv_nsec) / divisor;
-
-	time.tv_sec = ns / 1000000000;
-	time.tv_nsec = ns % 1000000000;
-#endif
-	return time;
-}
 
 /* 16: what a statement reads of a table, and as whom, is noted with its permissions. */
 static inline Bitmapset *

@@ -16,6 +16,7 @@
 #include "usercode.h"
 
 #include "access/htup_details.h"
+#include "access/sysattr.h"
 #include "access/table.h"
 #include "catalog/index.h"
 #include "catalog/pg_class.h"
@@ -276,6 +277,27 @@ free_statement(void *arg)
 		SPI_freeplan(plan);
 }
 
+/* Which columns of the source does this look at?  Those of a sub-select, or of the whole row, are not told apart. */
+static void
+note_used_columns(DwFlow *flow, Node *node)
+{
+	Bitmapset  *found = NULL;
+	int			attno = -1;
+	bool		all = node == NULL;
+
+	pull_varattnos(node, 1, &found);
+	while ((attno = bms_next_member(found, attno)) >= 0)
+	{
+		if (attno + FirstLowInvalidHeapAttributeNumber > 0)
+			flow->used = bms_add_member(flow->used, attno + FirstLowInvalidHeapAttributeNumber);
+		else
+			all = true;
+	}
+	for (int i = 0; all && i < flow->source_desc->natts; i++)
+		if (!TupleDescAttr(flow->source_desc, i)->attisdropped)
+			flow->used = bms_add_member(flow->used, i + 1);
+}
+
 /* The target list of a flow; notes which columns it writes, and which expressions (char *) have to be looked up. */
 static List *
 compile_columns(DwFlow *flow, const DwMapping *mapping, Relation source, Relation target, List **sought)
@@ -295,7 +317,10 @@ compile_columns(DwFlow *flow, const DwMapping *mapping, Relation source, Relatio
 
 		flow->inserted = bms_add_member(flow->inserted, attno);
 		if (!column->insert_only)
+		{
 			flow->mapped = bms_add_member(flow->mapped, attno);
+			note_used_columns(flow, node);
+		}
 		projection->user_code |= parsed->user_code;
 		if (parsed->has_sublink)
 		{
@@ -322,6 +347,7 @@ compile_filter(DwFlow *flow, const DwMapping *mapping, Relation source)
 		return;
 	parsed = dw_expression_parse(mapping->filter, source, NULL, BOOLOID, -1, InvalidOid, "filter");
 	node = (Node *) expression_planner((Expr *) dw_expand_virtual_columns(parsed->node, source));
+	note_used_columns(flow, node);
 	flow->projection->filter = ExecInitQual(make_ands_implicit((Expr *) node), NULL);
 	flow->projection->user_code |= parsed->user_code;
 }
@@ -360,6 +386,7 @@ compile_scope(DwFlow *reverse, const DwMapping *mapping, Relation old_table, Rel
 		if (!column->is_constant || column->insert_only)
 			continue;
 		scope->column = column_number(mapping, new_table, column->name);
+		reverse->used = bms_add_member(reverse->used, scope->column);
 		att = TupleDescAttr(RelationGetDescr(new_table), scope->column - 1);
 		node = plan_expression(mapping, column->expression, old_table, att, &parsed);
 		state = ExecInitExpr((Expr *) node, NULL);
@@ -395,8 +422,11 @@ compile_flow(DwCompiled *compiled, DwDirection direction, Relation source, Relat
 	flow->owns_target = (mapping->owns & (direction == DW_FORWARD ? DW_OWNS_NEW : DW_OWNS_OLD)) != 0;
 	flow->projection = projection;
 
+	for (int i = 0; i < flow->source_key->ncolumns; i++)
+		flow->used = bms_add_member(flow->used, flow->source_key->columns[i]);
 	tlist = compile_columns(flow, mapping, source, target, &sought);
 	compile_filter(flow, mapping, source);
+	flow->runs_queries = sought != NIL;
 	if (sought != NIL)
 	{
 		MemoryContextCallback *callback = palloc0(sizeof(MemoryContextCallback));

@@ -6,6 +6,8 @@
 #include "postgres.h"
 
 #include "autoread.h"
+#include "execution.h"
+#include "kept.h"
 #include "mapping.h"
 #include "mirror.h"
 #include "readside.h"
@@ -27,6 +29,8 @@ _PG_init(void)
 	dw_shmem_init();
 	dw_stats_init();
 	dw_mapping_init();
+	dw_kept_init();
+	dw_execution_init();
 	dw_mirror_init();
 	dw_readside_init();
 	dw_autoread_init();

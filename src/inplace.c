@@ -245,10 +245,15 @@ rethrow_with_context(const DwWrite *write, DwDirection direction)
 static void
 count(const DwWrite *write, DwDirection direction, DwCounter counter)
 {
-	instr_time	none;
+	dw_stats_count(write->compiled->mapping_id, direction, counter, 1);
+}
 
-	INSTR_TIME_SET_ZERO(none);
-	dw_stats_count(write->compiled->mapping_id, direction, counter, none);
+static void
+count_timed(const DwWrite *write, DwDirection direction, DwCounter counter, uint64 ns)
+{
+	count(write, direction, counter);
+	if (ns > 0)
+		dw_stats_time(write->compiled->mapping_id, direction, 1, ns);
 }
 
 /* An expression may run code of users, and that write the same table: what is in use must not be what it finds. */
@@ -485,20 +490,14 @@ static void
 count_write(const DwWrite *write)
 {
 	DwCounter	counter = write->row->before == NULL ? DW_COUNT_INSERT : DW_COUNT_UPDATE;
-	instr_time	elapsed;
+	uint64		ns = INSTR_TIME_IS_ZERO(write->start) ? 0 : dw_stats_since(write->start);
 
-	INSTR_TIME_SET_ZERO(elapsed);
-	if (!INSTR_TIME_IS_ZERO(write->start))
-	{
-		INSTR_TIME_SET_CURRENT(elapsed);
-		INSTR_TIME_SUBTRACT(elapsed, write->start);
-	}
 	if (write->taken[DW_REVERSE] != NULL)
-		dw_stats_count(write->compiled->mapping_id, DW_REVERSE, counter, elapsed);
+		count_timed(write, DW_REVERSE, counter, ns);
 	if (write->taken[DW_FORWARD] != NULL)
-		dw_stats_count(write->compiled->mapping_id, DW_FORWARD, counter, elapsed);
+		count_timed(write, DW_FORWARD, counter, ns);
 	if (write->taken[DW_REVERSE] == NULL && write->taken[DW_FORWARD] == NULL && !write->failed)
-		dw_stats_count(write->compiled->mapping_id, DW_FORWARD, DW_COUNT_SKIPPED, elapsed);
+		count(write, DW_FORWARD, DW_COUNT_SKIPPED);
 }
 
 HeapTuple

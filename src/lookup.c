@@ -64,8 +64,9 @@ dw_lookup_open(const DwKeyShape *shape, LOCKMODE lock)
 	lookup->estate = make_estate(lookup->root, lock);
 	lookup->root_rri = makeNode(ResultRelInfo);
 	InitResultRelInfo(lookup->root_rri, lookup->root, 1, NULL, 0);
-	lookup->key_slot = MakeSingleTupleTableSlot(RelationGetDescr(lookup->root), &TTSOpsVirtual);
-	lookup->root_slot = MakeSingleTupleTableSlot(RelationGetDescr(lookup->root), &TTSOpsVirtual);
+	lookup->desc = CreateTupleDescCopyConstr(RelationGetDescr(lookup->root));
+	lookup->key_slot = MakeSingleTupleTableSlot(lookup->desc, &TTSOpsVirtual);
+	lookup->root_slot = MakeSingleTupleTableSlot(lookup->desc, &TTSOpsVirtual);
 	InitDirtySnapshot(lookup->dirty);
 	foreach(lc, dw_heaps_of(shape->relid, NoLock))
 		if (get_rel_relkind(lfirst_oid(lc)) != RELKIND_PARTITIONED_TABLE)
@@ -100,6 +101,54 @@ dw_lookup_close(DwLookup *lookup)
 	ExecDropSingleTupleTableSlot(lookup->key_slot);
 	ExecDropSingleTupleTableSlot(lookup->root_slot);
 	table_close(lookup->root, NoLock);
+}
+
+void
+dw_lookup_let_go(DwLookup *lookup)
+{
+	ListCell   *lc;
+
+	Assert(!lookup->partitioned);
+	foreach(lc, lookup->leaves)
+	{
+		DwLeaf	   *leaf = lfirst(lc);
+
+		ExecClearTuple(leaf->slot);
+		ExecClearTuple(leaf->write_slot);
+		if (leaf->scan != NULL)
+			index_endscan(leaf->scan);
+		leaf->scan = NULL;
+		if (leaf->writable)
+			ExecCloseIndices(leaf->rri);
+		leaf->writable = false;
+		index_close(leaf->index, NoLock);
+		table_close(leaf->rel, NoLock);
+		leaf->rri->ri_TrigOldSlot = leaf->rri->ri_TrigNewSlot = NULL;
+	}
+	ExecClearTuple(lookup->key_slot);
+	ExecClearTuple(lookup->root_slot);
+	/* slots that firing triggers took */
+	ExecResetTupleTable(lookup->estate->es_tupleTable, true);
+	lookup->estate->es_tupleTable = NIL;
+	ResetPerTupleExprContext(lookup->estate);
+	table_close(lookup->root, NoLock);
+}
+
+void
+dw_lookup_take_up(DwLookup *lookup)
+{
+	ListCell   *lc;
+
+	lookup->root = table_open(lookup->shape->relid, lookup->lock);
+	lookup->root_rri->ri_RelationDesc = lookup->root;
+	foreach(lc, lookup->leaves)
+	{
+		DwLeaf	   *leaf = lfirst(lc);
+
+		leaf->rel = table_open(leaf->relid, NoLock);
+		leaf->rri->ri_RelationDesc = leaf->rel;
+		leaf->index = index_open(leaf->index_oid, lookup->lock);
+	}
 }
 
 static AttrNumber
@@ -149,6 +198,7 @@ dw_lookup_leaf(DwLookup *lookup, Oid relid)
 {
 	MemoryContext old;
 	DwLeaf	   *leaf;
+	TupleDesc	desc;
 	ListCell   *lc;
 	Oid			index;
 
@@ -167,6 +217,7 @@ dw_lookup_leaf(DwLookup *lookup, Oid relid)
 				 errmsg("partition \"%s\" lacks an index that belongs to the key index of \"%s\"",
 						RelationGetRelationName(leaf->rel), RelationGetRelationName(lookup->root)),
 				 errhint("Create the index and attach it.")));
+	leaf->index_oid = index;
 	leaf->index = index_open(index, lookup->lock);
 	leaf->rri = makeNode(ResultRelInfo);
 	if (lookup->partitioned)
@@ -177,8 +228,9 @@ dw_lookup_leaf(DwLookup *lookup, Oid relid)
 	}
 	else
 		InitResultRelInfo(leaf->rri, leaf->rel, 1, NULL, 0);
-	leaf->slot = table_slot_create(leaf->rel, NULL);
-	leaf->write_slot = MakeSingleTupleTableSlot(RelationGetDescr(leaf->rel), &TTSOpsVirtual);
+	desc = lookup->partitioned ? CreateTupleDescCopyConstr(RelationGetDescr(leaf->rel)) : lookup->desc;
+	leaf->slot = MakeSingleTupleTableSlot(desc, table_slot_callbacks(leaf->rel));
+	leaf->write_slot = MakeSingleTupleTableSlot(desc, &TTSOpsVirtual);
 	init_scankey(lookup, leaf);
 	lookup->leaves = lappend(lookup->leaves, leaf);
 	MemoryContextSwitchTo(old);

@@ -19,11 +19,14 @@ typedef struct DwLeaf
 	TupleTableSlot *write_slot;	/* row to be written, in the leaf's layout; virtual */
 	AttrMap    *from_root;		/* for leaf layout <- root layout; NULL where they look the same */
 	AttrMap    *to_root;
+	Oid			index_oid;
 	IndexScanDesc scan;			/* kept, and rescanned for each look-up */
 	ScanKeyData scankey[INDEX_MAX_KEYS];
 	int			key_position[INDEX_MAX_KEYS];	/* of each index column in DwKey */
-	bool		writable;		/* indexes are open for inserts */
+	bool		prepared;		/* rri has the triggers that a mirrored write fires */
 	TriggerDesc *actions;		/* once it is: what foreign keys to it do, CASCADE and the like; NULL without any */
+	bool		writable;		/* indexes are open for inserts */
+	Oid		   *indexes;		/* those of rri, which are closed now; NULL: not known yet */
 } DwLeaf;
 
 /* A table opened for look-ups; lives in the memory context and resource owner current at open. */
@@ -39,6 +42,7 @@ typedef struct DwLookup
 	List	   *leaves;			/* of DwLeaf, opened so far */
 	DwLeaf	   *last;			/* leaf that matched last: the likeliest to match again */
 	SnapshotData dirty;
+	TupleDesc	desc;			/* of the root; a copy, which nothing has to hold on to */
 	TupleTableSlot *key_slot;	/* root layout: routes a key to its leaf */
 	TupleTableSlot *root_slot;	/* row found, in the root's layout */
 	MemoryContext context;
@@ -53,6 +57,13 @@ typedef enum DwFind
 
 extern DwLookup *dw_lookup_open(const DwKeyShape *shape, LOCKMODE lock);
 extern void dw_lookup_close(DwLookup *lookup);
+/*
+ * Let go of relations, scans and rows, keeping what has been worked out about them; and take them up again, with the same
+ * locks, under the resource owner then current.  Not for partitioned tables.  Whoever keeps a lookup has to forget it
+ * when one of its relations changes.
+ */
+extern void dw_lookup_let_go(DwLookup *lookup);
+extern void dw_lookup_take_up(DwLookup *lookup);
 
 /*
  * Newest version of the row with this key, committed or our own; a version in progress elsewhere is waited for, or

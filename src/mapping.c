@@ -51,6 +51,12 @@ static List *retired = NIL;		/* memory contexts to delete at the end of the tran
 /* Counts invalidations, so that one that arrives while an entry is being built is not missed. */
 static uint64 invalidations = 0;
 
+uint64
+dw_mapping_generation(void)
+{
+	return invalidations;
+}
+
 /* A table changed: its shape, its triggers, or (through dw_mapping_invalidate) a mapping or phase of it. */
 static void
 relcache_callback(Datum arg, Oid relid)

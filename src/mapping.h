@@ -49,11 +49,19 @@ typedef struct DwFlow
 	TupleDesc	target_desc;
 	Bitmapset  *mapped;			/* target attribute numbers written by updates */
 	Bitmapset  *inserted;		/* those written by inserts: mapped and insert-only */
+	Bitmapset  *used;			/* source attribute numbers that key, mapped columns, filter and scope are made of */
 	Oid			source_owner;
 	Oid			target_owner;
 	bool		target_runs_code;	/* of users, apart from what its leaves and indexes do */
+	bool		runs_queries;	/* has sub-selects */
 	bool		owns_target;	/* brings target rows into being and takes them away */
 	DwProjection *projection;
+	struct DwKept *kept;		/* private to kept.c */
+	bool		neighbours_known;	/* this and the next four are private to statement.c */
+	uint64		neighbours_as_of;
+	bool		shares_target;
+	List	   *followers;
+	List	   *fillers;
 } DwFlow;
 
 typedef struct DwCompiled
@@ -118,6 +126,8 @@ typedef struct DwTable
 extern DwCompiled *dw_compiled_get(int32 mapping_id);
 /* All of a migration, parents before children by the new side's foreign keys; list of DwCompiled. */
 extern List *dw_compiled_of(int32 migration_id);
+/* Changes whenever a mapping or a table may have changed; what was concluded from them holds as long as this is the same. */
+extern uint64 dw_mapping_generation(void);
 /* What a trigger on this relation has to do. */
 extern DwTable *dw_table_get(Relation rel);
 

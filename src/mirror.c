@@ -13,6 +13,7 @@
 
 #include "absorb.h"
 #include "cascade.h"
+#include "gather.h"
 #include "mirror.h"
 #include "nesting.h"
 #include "postpone.h"
@@ -37,6 +38,14 @@
 #define MAX_POSTPONED	10000
 #define MAX_MOVES		100000
 
+/* Rows that a statement writes one by one, as most statements end there; further ones may be gathered. */
+#define MAX_SINGLE		3
+/* How often gathered rows may have to be written early, before gathering is given up in a statement. */
+#define MAX_INTERRUPTED	8
+/* Of many rows, one in so many is timed. */
+#define SAMPLED_AFTER	64
+#define SAMPLE			16
+
 /* The command that last inserted a key into a table, in this transaction: a delete event from before it is history. */
 typedef struct LastInsert
 {
@@ -45,6 +54,7 @@ typedef struct LastInsert
 } LastInsert;
 
 static List *last_inserts = NIL;	/* in TopTransactionContext */
+
 static void
 note_insert(Oid root)
 {
@@ -115,19 +125,35 @@ keys_equal(DwFlow *flow, const DwKey *a, const DwKey *b)
 	return true;
 }
 
+/* Values that were not written are still the same bytes, wherever they are stored. */
 static bool
-images_equal(DwFlow *flow, TupleTableSlot *a, TupleTableSlot *b)
+same_value(Form_pg_attribute att, Datum a, Datum b)
+{
+	if (!att->attbyval && att->attlen == -1)
+	{
+		Size		size = VARSIZE_ANY(DatumGetPointer(a));
+
+		if (size == VARSIZE_ANY(DatumGetPointer(b)) && memcmp(DatumGetPointer(a), DatumGetPointer(b), size) == 0)
+			return true;
+	}
+	return datum_image_eq(a, b, att->attbyval, att->attlen);
+}
+
+/* Are two rows of the source the same in everything that the mapping makes use of? */
+static bool
+same_source(DwFlow *flow, TupleTableSlot *a, TupleTableSlot *b)
 {
 	int			attno = -1;
 
-	while ((attno = bms_next_member(flow->mapped, attno)) >= 0)
+	while ((attno = bms_next_member(flow->used, attno)) >= 0)
 	{
-		Form_pg_attribute att = TupleDescAttr(flow->target_desc, attno - 1);
+		bool		a_null;
+		bool		b_null;
+		Datum		a_value = slot_getattr(a, attno, &a_null);
+		Datum		b_value = slot_getattr(b, attno, &b_null);
 
-		if (a->tts_isnull[attno - 1] != b->tts_isnull[attno - 1])
-			return false;
-		if (!a->tts_isnull[attno - 1] &&
-			!datum_image_eq(a->tts_values[attno - 1], b->tts_values[attno - 1], att->attbyval, att->attlen))
+		if (a_null != b_null ||
+			(!a_null && !same_value(TupleDescAttr(flow->source_desc, attno - 1), a_value, b_value)))
 			return false;
 	}
 	return true;
@@ -140,7 +166,7 @@ mirror_removal(DwStatement *statement, DwFlow *flow, const DwKey *source_key, bo
 	DwKey		target_key;
 	DwApplied	applied;
 
-	if (!truncated && dw_statement_shares_target(statement, flow))
+	if (!truncated && dw_statement_shares_target(flow))
 		/* it may be another mapping's row by now, which converging finds out */
 		return dw_propagate_key(statement, flow, source_key);
 	if (!dw_key_across(flow, source_key, &target_key))
@@ -174,6 +200,11 @@ mirror_image(DwStatement *statement, DwFlow *flow, TupleTableSlot *row, bool is_
 		return mirror_removal(statement, flow, &source_key, false);
 	if (is_new && flow->compiled->computed_key)
 		check_new_key(flow, &source_key, target->row);
+	if (statement->gathering)
+	{
+		dw_gather_insert(statement, flow, target->row);
+		return DW_COUNT_LATER;
+	}
 	applied = dw_target_put(target, target->row);
 	if (applied == DW_APPLIED_INSERT)
 		dw_propagate_fillers(statement, flow, &source_key);
@@ -194,6 +225,24 @@ mirror_key_change(DwStatement *statement, DwFlow *flow, const DwRowEvent *event,
 	return DW_COUNT_UPDATE;
 }
 
+/*
+ * Before the mapping is filled even an update of unmapped columns must make sure that there is a target row: it may carry
+ * the source row past the backfill's block, and nobody would ever copy it.
+ */
+static bool
+writes_only_changes(const DwFlow *flow)
+{
+	return flow->compiled->filled || flow->direction == DW_REVERSE;
+}
+
+/* Is it an update of columns that are not the mapping's?  Most are known to be without anything being opened. */
+static bool
+changes_nothing(DwFlow *flow, const DwRowEvent *event)
+{
+	return TRIGGER_FIRED_BY_UPDATE(event->event) && !event->stale && writes_only_changes(flow) &&
+		same_source(flow, event->old_row, event->new_row);
+}
+
 static DwCounter
 mirror_update(DwStatement *statement, DwFlow *flow, const DwRowEvent *event)
 {
@@ -205,19 +254,8 @@ mirror_update(DwStatement *statement, DwFlow *flow, const DwRowEvent *event)
 	if (!keys_equal(flow, &before, &after))
 		return mirror_key_change(statement, flow, event, &before, &after);
 
-	/*
-	 * Before the mapping is filled even an update of unmapped columns must write: it may carry the row past the
-	 * backfill's block, and nobody would ever copy it.
-	 */
-	if (flow->compiled->filled || flow->direction == DW_REVERSE)
-	{
-		DwTarget   *target = dw_statement_target(statement, flow);
-		bool		was_in = dw_project(flow, event->old_row, target->old_row, NULL);
-		bool		is_in = dw_project(flow, event->new_row, target->row, NULL);
-
-		if (was_in == is_in && (!is_in || images_equal(flow, target->old_row, target->row)))
-			return DW_COUNT_SKIPPED;
-	}
+	if (writes_only_changes(flow) && !dw_in_mapping(flow, event->old_row) && !dw_in_mapping(flow, event->new_row))
+		return DW_COUNT_SKIPPED;
 	return mirror_image(statement, flow, event->new_row, false);
 }
 
@@ -225,6 +263,7 @@ static DwCounter
 mirror_delete(DwStatement *statement, DwFlow *flow, const DwRowEvent *event)
 {
 	DwKey		source_key;
+	DwKey		target_key;
 
 	source_key_of(flow, event->old_row, &source_key);
 	if (event->moving)
@@ -234,6 +273,13 @@ mirror_delete(DwStatement *statement, DwFlow *flow, const DwRowEvent *event)
 	}
 	if (!dw_in_mapping(flow, event->old_row))
 		return DW_COUNT_SKIPPED;
+	if (statement->gathering)
+	{
+		if (!dw_key_across(flow, &source_key, &target_key))
+			return DW_COUNT_SKIPPED;
+		dw_gather_delete(statement, flow, &target_key);
+		return DW_COUNT_LATER;
+	}
 	return mirror_removal(statement, flow, &source_key, event->truncated);
 }
 
@@ -348,12 +394,28 @@ describe_key(DwFlow *flow, const DwKey *source_key)
 	return JsonbToCString(NULL, &dw_key_to_jsonb(flow->compiled, &key)->root, 0);
 }
 
+/* The same for rows that were written together: the key of the one that failed, if that is known. */
+static char *
+describe_gathered(DwGather *gather)
+{
+	DwFlow	   *flow = dw_gather_flow(gather);
+	DwKey		target_key;
+	DwKey		key;
+
+	if (!dw_gather_key_at_fault(gather, &target_key))
+		return "not known, one of several";
+	key = target_key;
+	if (flow->direction == DW_REVERSE && !dw_key_of_old(flow->compiled, &target_key, &key))
+		return "unknown";
+	return JsonbToCString(NULL, &dw_key_to_jsonb(flow->compiled, &key)->root, 0);
+}
+
 /*
  * The error is the application's, with its own SQLSTATE; what it does not know is where it comes from.  The detail may
  * show values of the target that the writer may not read.
  */
 static void
-rethrow_with_context(DwFlow *flow, const DwKey *source_key)
+rethrow_with_context(DwFlow *flow, const DwKey *source_key, DwGather *gather)
 {
 	ErrorData  *edata = CopyErrorData();
 	const DwMapping *mapping = flow->compiled->mapping;
@@ -363,7 +425,8 @@ rethrow_with_context(DwFlow *flow, const DwKey *source_key)
 	context = psprintf("dualwrite %s mirror of migration \"%s\", mapping from %s to %s, key %s",
 					   flow->direction == DW_FORWARD ? "forward" : "reverse", flow->compiled->migration,
 					   mapping->old_name, mapping->new_name,
-					   dw_error_is_absorbable(edata->sqlerrcode) ? describe_key(flow, source_key) : "not shown");
+					   !dw_error_is_absorbable(edata->sqlerrcode) ? "not shown" :
+					   gather ? describe_gathered(gather) : describe_key(flow, source_key));
 	edata->context = edata->context ? psprintf("%s\n%s", context, edata->context) : context;
 	if (pg_class_aclcheck(flow->target, GetUserId(), ACL_SELECT) != ACLCHECK_OK ||
 		check_enable_rls(flow->target, InvalidOid, true) == RLS_ENABLED)
@@ -377,20 +440,18 @@ rethrow_with_context(DwFlow *flow, const DwKey *source_key)
 /* What may fail on behalf of one flow and key, and is counted and timed for it. */
 typedef DwCounter (*MirrorWork) (DwStatement *statement, DwFlow *flow, const void *arg);
 
-static void
-mirror_guarded(DwStatement *statement, DwFlow *flow, const DwKey *source_key, MirrorWork work, const void *arg)
+/* gather: what work writes, when it is not a single key. */
+static DwCounter
+guarded(DwStatement *statement, DwFlow *flow, const DwKey *source_key, DwGather *gather, MirrorWork work, const void *arg)
 {
 	ResourceOwner saved = CurrentResourceOwner;
 	MemoryContext context = CurrentMemoryContext;
 	int			nesting = dw_nesting();
 	Oid			writer;
 	int			sec_context;
-	instr_time	start;
-	instr_time	elapsed;
 	DwCounter	counter = DW_COUNT_SKIPPED;
 
 	GetUserIdAndSecContext(&writer, &sec_context);
-	INSTR_TIME_SET_CURRENT(start);
 	PG_TRY();
 	{
 		CurrentResourceOwner = statement->owner;
@@ -405,14 +466,88 @@ mirror_guarded(DwStatement *statement, DwFlow *flow, const DwKey *source_key, Mi
 		MemoryContextSwitchTo(context);
 		SetUserIdAndSecContext(writer, sec_context);
 		dw_nesting_set(nesting);
-		INSTR_TIME_SET_ZERO(elapsed);
-		dw_stats_count(flow->compiled->mapping_id, flow->direction, DW_COUNT_FAILED, elapsed);
-		rethrow_with_context(flow, source_key);
+		dw_stats_count(flow->compiled->mapping_id, flow->direction, DW_COUNT_FAILED, 1);
+		rethrow_with_context(flow, source_key, gather);
 	}
 	PG_END_TRY();
-	INSTR_TIME_SET_CURRENT(elapsed);
-	INSTR_TIME_SUBTRACT(elapsed, start);
-	dw_stats_count(flow->compiled->mapping_id, flow->direction, counter, elapsed);
+	return counter;
+}
+
+/* Of a statement that writes many rows, some are timed for all; reading the clock is not for nothing. */
+static void
+mirror_guarded(DwStatement *statement, DwFlow *flow, const DwKey *source_key, MirrorWork work, const void *arg)
+{
+	int			stands_for = statement->events <= SAMPLED_AFTER ? 1 : statement->events % SAMPLE == 0 ? SAMPLE : 0;
+	instr_time	start;
+	DwCounter	counter;
+
+	if (stands_for > 0)
+		INSTR_TIME_SET_CURRENT(start);
+	counter = guarded(statement, flow, source_key, NULL, work, arg);
+	if (counter == DW_COUNT_LATER)
+	{
+		if (stands_for > 0)
+			statement->gather_ns += stands_for * dw_stats_since(start);
+		return;
+	}
+	if (stands_for > 0)
+		dw_stats_time(flow->compiled->mapping_id, flow->direction, stands_for, dw_stats_since(start));
+	dw_stats_count(flow->compiled->mapping_id, flow->direction, counter, 1);
+}
+
+static DwCounter
+write_gathered(DwStatement *statement, DwFlow *flow, const void *arg)
+{
+	DwGather   *gather = unconstify(DwGather *, (const DwGather *) arg);
+	int64		counts[DW_NUM_COUNTERS] = {0};
+
+	(void) statement;
+	dw_gather_write(gather, counts);
+	for (int c = 0; c < DW_NUM_COUNTERS; c++)
+		if (counts[c] > 0)
+			dw_stats_count(flow->compiled->mapping_id, flow->direction, c, counts[c]);
+	return DW_COUNT_LATER;
+}
+
+/* Write all rows that were put off for their company. */
+static void
+flush_gathered(DwStatement *statement)
+{
+	ListCell   *lc;
+
+	if (statement->gathered == 0)
+		return;
+	foreach(lc, statement->gathers)
+	{
+		DwGather   *gather = lfirst(lc);
+		DwFlow	   *flow = dw_gather_flow(gather);
+		int			n = dw_gather_rows(gather);
+		instr_time	start;
+
+		if (n == 0)
+			continue;
+		INSTR_TIME_SET_CURRENT(start);
+		(void) guarded(statement, flow, NULL, gather, write_gathered, gather);
+		/* to which each row adds what it took to gather it */
+		dw_stats_time(flow->compiled->mapping_id, flow->direction, n,
+					  dw_stats_since(start) / n + statement->gather_ns / statement->gathered);
+	}
+	statement->gathered = 0;
+	statement->gather_ns = 0;
+	statement->gather_full = false;
+}
+
+/* May the event be put off until others like it have come? */
+static bool
+gathers(DwStatement *statement, DwFlow *flow, const DwRowEvent *event)
+{
+	bool		deleting = TRIGGER_FIRED_BY_DELETE(event->event);
+
+	return statement->events > MAX_SINGLE && statement->interrupted < MAX_INTERRUPTED &&
+		!event->stale && !event->moving && !event->truncated && statement->moving == NIL &&
+		(deleting || TRIGGER_FIRED_BY_INSERT(event->event)) &&
+		event->table->flushed && !IsLogicalWorker() && dw_nesting() == 0 &&
+		dw_gather_possible(statement, flow, event->rel, deleting);
 }
 
 /* The statement that the event belongs to. */
@@ -433,10 +568,31 @@ statement_of(const DwRowEvent *event)
 static void
 mirror_inline(DwFlow *flow, const DwRowEvent *event)
 {
+	bool		deleting = TRIGGER_FIRED_BY_DELETE(event->event);
+	DwStatement *statement;
 	DwKey		source_key;
 
+	if (changes_nothing(flow, event))
+	{
+		dw_stats_count(flow->compiled->mapping_id, flow->direction, DW_COUNT_SKIPPED, 1);
+		if (dw_statement_find() != NULL)
+			(void) statement_of(event);
+		return;
+	}
+	statement = statement_of(event);
+	statement->gathering = gathers(statement, flow, event);
+	if (statement->gathered > 0 && (!statement->gathering || deleting != statement->deleting))
+	{
+		/* nothing overtakes anything but its like */
+		statement->interrupted++;
+		flush_gathered(statement);
+	}
+	statement->deleting = deleting;
 	source_key_of(flow, event->new_row ? event->new_row : event->old_row, &source_key);
-	mirror_guarded(statement_of(event), flow, &source_key, mirror_event, event);
+	mirror_guarded(statement, flow, &source_key, mirror_event, event);
+	statement->gathering = false;
+	if (dw_gather_full(statement))
+		flush_gathered(statement);
 }
 
 /* Put the keys of the event off to the end of the statement. */
@@ -470,8 +626,10 @@ settle_early(void)
 {
 	DwStatement *statement = dw_statement_find();
 
-	if (statement == NULL)
+	if (statement == NULL ||
+		(list_length(statement->moves) < MAX_MOVES && list_length(statement->postponed) < MAX_POSTPONED))
 		return;
+	flush_gathered(statement);
 	if (list_length(statement->moves) >= MAX_MOVES)
 		finish_moves(statement);
 	if (list_length(statement->postponed) >= MAX_POSTPONED)
@@ -501,20 +659,20 @@ mirror_dependence(DwStatement *statement, DwFlow *flow, const void *arg)
 void
 dw_mirror_dependent(DwFlow *flow, const DwKey *source_key)
 {
+	DwStatement *statement = dw_statement_get();
+
+	flush_gathered(statement);
 	if (dw_postpones(flow))
-		dw_postpone(dw_statement_get(), flow, NULL, source_key)->impatient = true;
+		dw_postpone(statement, flow, NULL, source_key)->impatient = true;
 	else
-		mirror_guarded(dw_statement_get(), flow, source_key, mirror_dependence, source_key);
+		mirror_guarded(statement, flow, source_key, mirror_dependence, source_key);
 	settle_early();
 }
 
 void
 dw_mirror_broken(DwCompiled *compiled)
 {
-	instr_time	none;
-
-	INSTR_TIME_SET_ZERO(none);
-	dw_stats_count(compiled->mapping_id, DW_FORWARD, DW_COUNT_FAILED, none);
+	dw_stats_count(compiled->mapping_id, DW_FORWARD, DW_COUNT_FAILED, 1);
 }
 
 /* Rows of one flow whose key changed, or that left a partition and arrived nowhere. */
@@ -615,6 +773,8 @@ dw_mirror_flush(void)
 
 	if (statement == NULL)
 		return;
+	flush_gathered(statement);
+	dw_gather_end(statement);
 	do
 	{
 		if (statement->moves != NIL || statement->moving != NIL)
@@ -631,9 +791,17 @@ dw_mirror_flush(void)
 	dw_statement_close(statement);
 }
 
+/* Nobody told us that the statement was over. */
+static void
+leftover(DwStatement *statement)
+{
+	dw_gather_end(statement);
+	dw_postponed_enqueue(statement);
+}
+
 void
 dw_mirror_init(void)
 {
 	RegisterXactCallback(xact_callback, NULL);
-	dw_statement_init(dw_postponed_enqueue);
+	dw_statement_init(leftover);
 }

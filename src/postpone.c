@@ -104,35 +104,31 @@ static void
 enqueue(const DwPostponed *postponed, const DwError *error)
 {
 	DwFlow	   *flow = flow_of(postponed);
-	instr_time	none;
 
 	if (flow == NULL)
 		return;
 	if (postponed->moved)
 		enqueue_key(flow, &postponed->from_key, error);
 	enqueue_key(flow, &postponed->source_key, error);
-	INSTR_TIME_SET_ZERO(none);
-	dw_stats_count(flow->compiled->mapping_id, flow->direction, DW_COUNT_QUEUED, none);
+	dw_stats_count(flow->compiled->mapping_id, flow->direction, DW_COUNT_QUEUED, 1);
 	/* a parent that is still to be backfilled says nothing about the mapping */
 	if (error != NULL && !(flow->compiled->early_children && is_missing_parent(error->sqlstate)))
-		dw_stats_count(flow->compiled->mapping_id, flow->direction, DW_COUNT_FAILED, none);
+		dw_stats_count(flow->compiled->mapping_id, flow->direction, DW_COUNT_FAILED, 1);
 }
 
 /* The time that they took together is shared out among the keys. */
 static void
 count_settled(List *keys, instr_time start)
 {
-	instr_time	elapsed;
+	uint64		each = dw_stats_since(start) / list_length(keys);
 	ListCell   *lc;
 
-	INSTR_TIME_SET_CURRENT(elapsed);
-	INSTR_TIME_SUBTRACT(elapsed, start);
-	elapsed = dw_instr_time_divide(elapsed, list_length(keys));
 	foreach(lc, keys)
 	{
 		DwPostponed *postponed = lfirst(lc);
 
-		dw_stats_count(postponed->mapping_id, postponed->direction, postponed->counter, elapsed);
+		dw_stats_count(postponed->mapping_id, postponed->direction, postponed->counter, 1);
+		dw_stats_time(postponed->mapping_id, postponed->direction, 1, each);
 	}
 }
 

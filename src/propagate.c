@@ -92,7 +92,7 @@ dw_propagate_unless_busy(DwStatement *statement, DwFlow *flow, const DwKey *sour
 void
 dw_propagate_fillers(DwStatement *statement, DwFlow *flow, const DwKey *source_key)
 {
-	List	   *fillers = dw_statement_fillers(statement, flow);
+	List	   *fillers = dw_statement_fillers(flow);
 	DwKey		target_key;
 	ListCell   *lc;
 
@@ -125,7 +125,7 @@ follow(DwStatement *statement, DwFlow *flow, const DwKey *target_key)
 
 	if (++statement->following > MAX_FOLLOWING)
 		elog(ERROR, "mappings of table %u follow each other in a cycle", flow->target);
-	foreach(lc, dw_statement_followers(statement, flow))
+	foreach(lc, dw_statement_followers(flow))
 	{
 		DwFlow	   *next = lfirst(lc);
 		DwKey		key;
@@ -150,7 +150,7 @@ dw_propagate_followers(DwStatement *statement, DwFlow *flow, const DwKey *source
 {
 	DwKey		target_key;
 
-	if (dw_statement_followers(statement, flow) != NIL && dw_key_across(flow, source_key, &target_key))
+	if (dw_statement_followers(flow) != NIL && dw_key_across(flow, source_key, &target_key))
 		follow(statement, flow, &target_key);
 }
 
@@ -202,7 +202,7 @@ move_row(DwStatement *statement, DwFlow *flow, const DwPostponed *move)
 		dw_lookup_newest(converge->source, &move->source_key, true, true, &leaf) != DW_FIND_FOUND ||
 		!dw_project(flow, dw_leaf_row(converge->source, leaf), target->row, NULL) ||
 		!dw_key_across(flow, &move->from_key, &target_from) ||
-		(dw_statement_shares_target(statement, flow) && dw_sibling_takes_over(converge, &target_from)))
+		(dw_statement_shares_target(flow) && dw_sibling_takes_over(converge, &target_from)))
 		return false;
 	return dw_target_move(target, &target_from, target->row) != DW_APPLIED_NOTHING;
 }

@@ -1,14 +1,15 @@
 /*
  * statement.c: what the mirror keeps open for the length of one statement of the application.
  *
- * Opening a table, its indexes and a scan for every row would cost more than the write.  They are opened under a resource
- * owner of our own, a child of the subtransaction's: an error releases it with its parent, and the callbacks here only
- * forget it.  The statement trigger closes it, since a table that is still open could not be altered by the transaction's
+ * Opening a table, its indexes and a scan for every row would cost more than the write.  They are opened under the resource
+ * owner of the subtransaction, which outlives those of portals and queries: an error releases them with it, and the
+ * callbacks here only forget them.  The statement trigger closes it, since a table that is still open could not be altered by the transaction's
  * next statement.
  */
 #include "postgres.h"
 
 #include "follow.h"
+#include "kept.h"
 #include "statement.h"
 
 #include "access/xact.h"
@@ -22,12 +23,6 @@ typedef struct OpenFlow
 	DwTarget   *target;
 	DwConverge *converge;
 	DwConverge *converge_nowait;
-	List	   *followers;
-	bool		followers_known;
-	List	   *fillers;
-	bool		fillers_known;
-	bool		shared;
-	bool		shared_known;
 } OpenFlow;
 
 static List *statements = NIL;	/* innermost subtransaction first */
@@ -70,7 +65,7 @@ dw_statement_get(void)
 	context = AllocSetContextCreate(TopTransactionContext, "dualwrite statement", ALLOCSET_DEFAULT_SIZES);
 	statement = MemoryContextAllocZero(context, sizeof(DwStatement));
 	statement->subid = GetCurrentSubTransactionId();
-	statement->owner = ResourceOwnerCreate(CurTransactionResourceOwner, "dualwrite statement");
+	statement->owner = CurTransactionResourceOwner;
 	statement->context = context;
 	old = MemoryContextSwitchTo(TopTransactionContext);
 	statements = lcons(statement, statements);
@@ -105,7 +100,8 @@ dw_statement_target(DwStatement *statement, DwFlow *flow)
 	{
 		MemoryContext old = MemoryContextSwitchTo(statement->context);
 
-		open->target = dw_target_open(flow, true);
+		open->target = dw_kept_take(flow);
+		open->target->quiet_unchanged = true;
 		MemoryContextSwitchTo(old);
 	}
 	return open->target;
@@ -136,49 +132,48 @@ dw_statement_converge_nowait(DwStatement *statement, DwFlow *flow)
 	return open_converge(statement, flow, &open_flow(statement, flow)->converge_nowait, false);
 }
 
-List *
-dw_statement_followers(DwStatement *statement, DwFlow *flow)
+/*
+ * Whom else a write to the flow's target concerns.  That is kept with the flow; what changes it is a change of a mapping,
+ * and so marks the flow itself, or of a table.
+ */
+static void
+get_to_know_neighbours(DwFlow *flow)
 {
-	OpenFlow   *open = open_flow(statement, flow);
+	uint64		now = dw_mapping_generation();
+	MemoryContext old;
 
-	if (!open->followers_known)
-	{
-		MemoryContext old = MemoryContextSwitchTo(statement->context);
-
-		open->followers = dw_followers_of(flow);
-		open->followers_known = true;
-		MemoryContextSwitchTo(old);
-	}
-	return open->followers;
+	if (flow->neighbours_known && flow->neighbours_as_of == now)
+		return;
+	flow->neighbours_known = false;
+	flow->shares_target = dw_shares_target(flow);
+	/* older lists may still be walked along by somebody further up */
+	old = MemoryContextSwitchTo(flow->compiled->context);
+	flow->followers = dw_followers_of(flow);
+	flow->fillers = dw_fillers_of(flow);
+	MemoryContextSwitchTo(old);
+	flow->neighbours_as_of = now;
+	flow->neighbours_known = true;
 }
 
 List *
-dw_statement_fillers(DwStatement *statement, DwFlow *flow)
+dw_statement_followers(DwFlow *flow)
 {
-	OpenFlow   *open = open_flow(statement, flow);
+	get_to_know_neighbours(flow);
+	return flow->followers;
+}
 
-	if (!open->fillers_known)
-	{
-		MemoryContext old = MemoryContextSwitchTo(statement->context);
-
-		open->fillers = dw_fillers_of(flow);
-		open->fillers_known = true;
-		MemoryContextSwitchTo(old);
-	}
-	return open->fillers;
+List *
+dw_statement_fillers(DwFlow *flow)
+{
+	get_to_know_neighbours(flow);
+	return flow->fillers;
 }
 
 bool
-dw_statement_shares_target(DwStatement *statement, DwFlow *flow)
+dw_statement_shares_target(DwFlow *flow)
 {
-	OpenFlow   *open = open_flow(statement, flow);
-
-	if (!open->shared_known)
-	{
-		open->shared = dw_shares_target(flow);
-		open->shared_known = true;
-	}
-	return open->shared;
+	get_to_know_neighbours(flow);
+	return flow->shares_target;
 }
 
 DwPostponed *
@@ -222,15 +217,6 @@ dw_postpone(DwStatement *statement, DwFlow *flow, const DwKey *from, const DwKey
 	return dw_statement_postpone(statement, &statement->postponed, flow, source_key);
 }
 
-static void
-release_owner(ResourceOwner owner, bool commit)
-{
-	ResourceOwnerRelease(owner, RESOURCE_RELEASE_BEFORE_LOCKS, commit, false);
-	ResourceOwnerRelease(owner, RESOURCE_RELEASE_LOCKS, commit, false);
-	ResourceOwnerRelease(owner, RESOURCE_RELEASE_AFTER_LOCKS, commit, false);
-	ResourceOwnerDelete(owner);
-}
-
 void
 dw_statement_close(DwStatement *statement)
 {
@@ -244,14 +230,13 @@ dw_statement_close(DwStatement *statement)
 		OpenFlow   *open = lfirst(lc);
 
 		if (open->target != NULL)
-			dw_target_close(open->target);
+			dw_kept_give_back(open->target);
 		if (open->converge != NULL)
 			dw_converge_close(open->converge);
 		if (open->converge_nowait != NULL)
 			dw_converge_close(open->converge_nowait);
 	}
 	CurrentResourceOwner = saved;
-	release_owner(statement->owner, true);
 	MemoryContextDelete(statement->context);
 }
 

@@ -30,7 +30,7 @@ typedef struct DwStatement
 {
 	SubTransactionId subid;
 	bool		busy;			/* being worked on: what a trigger of a target writes meanwhile has one of its own */
-	ResourceOwner owner;		/* of everything kept open */
+	ResourceOwner owner;		/* of everything kept open: the subtransaction's */
 	MemoryContext context;
 	List	   *open;			/* private */
 	List	   *postponed;		/* of DwPostponed */
@@ -45,6 +45,13 @@ typedef struct DwStatement
 	Oid			call_of;
 	ItemPointerData call_version;
 	uint64		events_at_call;
+	List	   *gathers;		/* private to gather.c */
+	int			gathered;		/* rows that are still to be written */
+	uint64		gather_ns;		/* what gathering them took */
+	bool		gather_full;	/* it is time to */
+	bool		deleting;		/* they are deletes */
+	int			interrupted;	/* how often they had to be written early */
+	bool		gathering;		/* the event in hand is one of them */
 } DwStatement;
 
 /* That of the current subtransaction that is not busy, made when there is none. */
@@ -59,11 +66,10 @@ extern DwConverge *dw_statement_converge(DwStatement *statement, DwFlow *flow);
 /* The same, for converging that waits for nobody. */
 extern DwConverge *dw_statement_converge_nowait(DwStatement *statement, DwFlow *flow);
 /* Flows of other mappings that a write to this flow's target has to go on to. */
-extern List *dw_statement_followers(DwStatement *statement, DwFlow *flow);
-/* dw_fillers_of, asked once. */
-extern List *dw_statement_fillers(DwStatement *statement, DwFlow *flow);
-/* dw_shares_target, asked once. */
-extern bool dw_statement_shares_target(DwStatement *statement, DwFlow *flow);
+extern List *dw_statement_followers(DwFlow *flow);
+/* dw_fillers_of and dw_shares_target, remembered. */
+extern List *dw_statement_fillers(DwFlow *flow);
+extern bool dw_statement_shares_target(DwFlow *flow);
 extern DwPostponed *dw_statement_postpone(DwStatement *statement, List **list, DwFlow *flow, const DwKey *source_key);
 extern DwPostponed *dw_statement_postpone_move(DwStatement *statement, List **list, DwFlow *flow,
 											   const DwKey *from, const DwKey *to);

@@ -224,31 +224,48 @@ count_failure(int32 mapping_id, DwDirection direction)
 	}
 }
 
-void
-dw_stats_count(int32 mapping_id, DwDirection direction, DwCounter counter, instr_time elapsed)
+/* The entry of this level, which is the first one while the same mapping is counted again. */
+static inline DwPending *
+current_entry(int32 mapping_id, DwDirection direction)
 {
 	int			level = GetCurrentTransactionNestLevel();
 	DwPending  *entry = pending;
 
-	if (counter == DW_COUNT_FAILED)
-	{
-		count_failure(mapping_id, direction);
-		return;
-	}
 	if (entry == NULL || entry->mapping_id != mapping_id || entry->direction != direction || entry->level != level)
 		entry = pending_get(mapping_id, direction, level);
-	entry->counters[counter]++;
 	entry->counted = true;
-	if (!INSTR_TIME_IS_ZERO(elapsed))
-	{
-		uint64		ns = (uint64) (INSTR_TIME_GET_DOUBLE(elapsed) * 1e9);
-		int			bucket = bucket_of(ns);
+	return entry;
+}
 
-		entry->total_ns += ns;
-		entry->histogram[bucket]++;
-		entry->low = Min(entry->low, bucket);
-		entry->high = Max(entry->high, bucket);
-	}
+void
+dw_stats_count(int32 mapping_id, DwDirection direction, DwCounter counter, int64 n)
+{
+	if (counter == DW_COUNT_FAILED)
+		count_failure(mapping_id, direction);
+	else
+		current_entry(mapping_id, direction)->counters[counter] += n;
+}
+
+void
+dw_stats_time(int32 mapping_id, DwDirection direction, int64 n, uint64 ns)
+{
+	DwPending  *entry = current_entry(mapping_id, direction);
+	int			bucket = bucket_of(ns);
+
+	entry->total_ns += ns * n;
+	entry->histogram[bucket] += n;
+	entry->low = Min(entry->low, bucket);
+	entry->high = Max(entry->high, bucket);
+}
+
+uint64
+dw_stats_since(instr_time start)
+{
+	instr_time	now;
+
+	INSTR_TIME_SET_CURRENT(now);
+	INSTR_TIME_SUBTRACT(now, start);
+	return (uint64) (INSTR_TIME_GET_DOUBLE(now) * 1e9);
 }
 
 /* The subtransaction has become part of its parent, and so have its counts. */

@@ -19,11 +19,16 @@ typedef enum DwCounter
 	DW_COUNT_SKIPPED,			/* nothing to write: unmapped columns, filter */
 	DW_COUNT_FAILED,
 	DW_COUNT_QUEUED,
-	DW_NUM_COUNTERS
+	DW_NUM_COUNTERS,
+	DW_COUNT_LATER				/* is counted when it has been written */
 } DwCounter;
 
-/* Count one mirrored event and the time it took (zero: not timed). */
-extern void dw_stats_count(int32 mapping_id, DwDirection direction, DwCounter counter, instr_time elapsed);
+/* Count n mirrored events. */
+extern void dw_stats_count(int32 mapping_id, DwDirection direction, DwCounter counter, int64 n);
+/* Note that n of them took ns each. */
+extern void dw_stats_time(int32 mapping_id, DwDirection direction, int64 n, uint64 ns);
+/* ns since then. */
+extern uint64 dw_stats_since(instr_time start);
 
 typedef struct DwStatsEntry
 {

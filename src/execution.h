@@ -1,0 +1,17 @@
+/*
+ * execution.h: the statement whose triggers are being fired.
+ */
+#ifndef DW_EXECUTION_H
+#define DW_EXECUTION_H
+
+#include "utils/rel.h"
+
+/*
+ * From this AFTER trigger on rel to the last one of its statement: does nothing run but triggers of ours and checks of
+ * foreign keys that look at none of these tables?  Then nobody can see in what order rows are mirrored.  A plain "no"
+ * where it is not known.
+ */
+extern bool dw_execution_is_private(Relation rel, Oid target, List *target_leaves);
+extern void dw_execution_init(void);
+
+#endif							/* DW_EXECUTION_H */
