@@ -399,6 +399,17 @@ compile_scope(DwFlow *reverse, const DwMapping *mapping, Relation old_table, Rel
 	}
 }
 
+static bool
+has_triggers(Relation rel)
+{
+	TriggerDesc *triggers = rel->trigdesc;
+
+	for (int i = 0; triggers != NULL && i < triggers->numtriggers; i++)
+		if (strstr(triggers->triggers[i].tgname, "dualwrite_") != triggers->triggers[i].tgname + 1)
+			return true;
+	return false;
+}
+
 static void
 compile_flow(DwCompiled *compiled, DwDirection direction, Relation source, Relation target)
 {
@@ -414,6 +425,7 @@ compile_flow(DwCompiled *compiled, DwDirection direction, Relation source, Relat
 	flow->target = RelationGetRelid(target);
 	flow->source_owner = source->rd_rel->relowner;
 	flow->target_owner = target->rd_rel->relowner;
+	flow->target_has_triggers = has_triggers(target);
 	flow->target_runs_code = dw_relation_runs_user_code(target);
 	flow->source_key = direction == DW_FORWARD ? &compiled->old_key : &compiled->new_key;
 	flow->target_key = direction == DW_FORWARD ? &compiled->new_key : &compiled->old_key;

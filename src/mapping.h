@@ -54,6 +54,7 @@ typedef struct DwFlow
 	Oid			target_owner;
 	bool		target_runs_code;	/* of users, apart from what its leaves and indexes do */
 	bool		runs_queries;	/* has sub-selects */
+	bool		target_has_triggers;	/* foreign keys or users', apart from ours */
 	bool		owns_target;	/* brings target rows into being and takes them away */
 	DwProjection *projection;
 	struct DwKept *kept;		/* private to kept.c */

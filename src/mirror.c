@@ -243,6 +243,40 @@ changes_nothing(DwFlow *flow, const DwRowEvent *event)
 		same_source(flow, event->old_row, event->new_row);
 }
 
+static bool
+images_equal(DwFlow *flow, TupleTableSlot *a, TupleTableSlot *b)
+{
+	int			attno = -1;
+
+	while ((attno = bms_next_member(flow->mapped, attno)) >= 0)
+	{
+		Form_pg_attribute att = TupleDescAttr(flow->target_desc, attno - 1);
+
+		if (a->tts_isnull[attno - 1] != b->tts_isnull[attno - 1] ||
+			(!a->tts_isnull[attno - 1] && !same_value(att, a->tts_values[attno - 1], b->tts_values[attno - 1])))
+			return false;
+	}
+	return true;
+}
+
+/*
+ * Do both rows of an update lead to the same target row?  Where the target writes nothing that is there already, it is as
+ * well to leave that to it.
+ */
+static bool
+changes_no_image(DwStatement *statement, DwFlow *flow, const DwRowEvent *event)
+{
+	DwTarget   *target = dw_statement_target(statement, flow);
+	bool		was_in;
+	bool		is_in;
+
+	if (target->quiet_unchanged)
+		return !dw_in_mapping(flow, event->old_row) && !dw_in_mapping(flow, event->new_row);
+	was_in = dw_project(flow, event->old_row, target->old_row, NULL);
+	is_in = dw_project(flow, event->new_row, target->row, NULL);
+	return was_in == is_in && (!is_in || images_equal(flow, target->old_row, target->row));
+}
+
 static DwCounter
 mirror_update(DwStatement *statement, DwFlow *flow, const DwRowEvent *event)
 {
@@ -254,7 +288,7 @@ mirror_update(DwStatement *statement, DwFlow *flow, const DwRowEvent *event)
 	if (!keys_equal(flow, &before, &after))
 		return mirror_key_change(statement, flow, event, &before, &after);
 
-	if (writes_only_changes(flow) && !dw_in_mapping(flow, event->old_row) && !dw_in_mapping(flow, event->new_row))
+	if (writes_only_changes(flow) && changes_no_image(statement, flow, event))
 		return DW_COUNT_SKIPPED;
 	return mirror_image(statement, flow, event->new_row, false);
 }

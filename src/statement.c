@@ -101,7 +101,11 @@ dw_statement_target(DwStatement *statement, DwFlow *flow)
 		MemoryContext old = MemoryContextSwitchTo(statement->context);
 
 		open->target = dw_kept_take(flow);
-		open->target->quiet_unchanged = true;
+		/*
+		 * Writing what is there already makes the checks of an earlier version void, which came too early for rows that
+		 * reference each other.
+		 */
+		open->target->quiet_unchanged = !flow->target_has_triggers;
 		MemoryContextSwitchTo(old);
 	}
 	return open->target;
