@@ -16,7 +16,7 @@
 #include "usercode.h"
 
 #include "access/heapam.h"
-#include "access/multixact.h"
+#include "access/sysattr.h"
 #include "access/table.h"
 #include "access/xact.h"
 #include "catalog/pg_trigger.h"
@@ -494,25 +494,6 @@ before_delete(DwTarget *target, DwLeaf *leaf, ItemPointer tid)
 	return ATTEMPT_DONE;
 }
 
-/* Are we among those who hold the row, and in a mode in which nobody can hold it against us? */
-static bool
-is_held_with_others(HeapTupleHeader tuple)
-{
-	MultiXactMember *members;
-	bool		ours = false;
-	int			count;
-
-	if ((tuple->t_infomask & HEAP_XMAX_INVALID) != 0 || (tuple->t_infomask & HEAP_XMAX_IS_MULTI) == 0 ||
-		!HEAP_XMAX_IS_LOCKED_ONLY(tuple->t_infomask))
-		return false;
-	count = GetMultiXactIdMembers(HeapTupleHeaderGetRawXmax(tuple), &members, false, true);
-	for (int i = 0; i < count; i++)
-		ours |= members[i].status >= MultiXactStatusForNoKeyUpdate && TransactionIdIsCurrentTransactionId(members[i].xid);
-	if (count > 0)
-		pfree(members);
-	return ours;
-}
-
 /*
  * May the write wait?  Where we have locked the row ourselves it never has to, but without leave to wait the heap takes
  * any lock for somebody else's.
@@ -530,10 +511,54 @@ may_wait(DwTarget *target, DwLeaf *leaf)
 	ours = (tuple->t_data->t_infomask & (HEAP_XMAX_INVALID | HEAP_XMAX_IS_MULTI)) == 0 &&
 		HEAP_XMAX_IS_LOCKED_ONLY(tuple->t_data->t_infomask) &&
 		TransactionIdIsCurrentTransactionId(HeapTupleHeaderGetRawXmax(tuple->t_data));
-	ours = ours || is_held_with_others(tuple->t_data);
 	if (should_free)
 		heap_freetuple(tuple);
 	return ours;
+}
+
+/* As strong a lock as the heap is going to take for this new version of the leaf's row. */
+static LockTupleMode
+lock_mode_of(DwLeaf *leaf)
+{
+	Bitmapset  *keys = RelationGetIndexAttrBitmap(leaf->rel, INDEX_ATTR_BITMAP_KEY);
+	LockTupleMode mode = LockTupleNoKeyExclusive;
+	int			member = -1;
+
+	slot_getallattrs(leaf->slot);
+	while ((member = bms_next_member(keys, member)) >= 0)
+	{
+		int			i = member + FirstLowInvalidHeapAttributeNumber - 1;
+		Form_pg_attribute att;
+
+		if (i < 0)
+			continue;
+		att = TupleDescAttr(RelationGetDescr(leaf->rel), i);
+		if (leaf->slot->tts_isnull[i] != leaf->write_slot->tts_isnull[i] ||
+			(!leaf->slot->tts_isnull[i] &&
+			 !datum_image_eq(leaf->slot->tts_values[i], leaf->write_slot->tts_values[i], att->attbyval, att->attlen)))
+			mode = LockTupleExclusive;
+	}
+	bms_free(keys);
+	return mode;
+}
+
+/*
+ * Without leave to wait a row has to be held before it is written: the heap knows no write that gives up.  A foreign key's lock on
+ * it is in nobody's way where the key stays.
+ */
+static Attempt
+hold_unless_ours(DwTarget *target, DwLeaf *leaf, ItemPointer tid, bool deletes)
+{
+	LockTupleMode mode;
+
+	if (may_wait(target, leaf))
+		return ATTEMPT_DONE;
+	if (deletes)
+		return hold_version(target, leaf, tid, LockTupleExclusive);
+	mode = lock_mode_of(leaf);
+	/* the version is read again, into where the new one has its values from */
+	ExecMaterializeSlot(leaf->write_slot);
+	return hold_version(target, leaf, tid, mode);
 }
 
 /* The write whose actions are going on, NULL when none are, and the depth at which triggers see what these do. */
@@ -626,9 +651,16 @@ update_row(DwTarget *target, DwLeaf *leaf)
 		if (before != ATTEMPT_DONE)
 			return before;
 	}
+	else
+	{
+		Attempt		held = hold_unless_ours(target, leaf, &tid, false);
+
+		if (held != ATTEMPT_DONE)
+			return held;
+	}
 	dw_leaf_check_row(target, leaf, row);
 	result = table_tuple_update(leaf->rel, &tid, row, GetCurrentCommandId(true), GetActiveSnapshot(), InvalidSnapshot,
-								may_wait(target, leaf), &failure, &lockmode, &indexes);
+								true, &failure, &lockmode, &indexes);
 	if (result != TM_Ok)
 		return attempt_from_result(result);
 	if (leaf->rri->ri_NumIndices > 0 && indexes != DW_NO_INDEXES)
@@ -656,8 +688,15 @@ delete_row(DwTarget *target, DwLeaf *leaf)
 		if (before != ATTEMPT_DONE)
 			return before;
 	}
+	else
+	{
+		Attempt		held = hold_unless_ours(target, leaf, &tid, true);
+
+		if (held != ATTEMPT_DONE)
+			return held;
+	}
 	result = table_tuple_delete(leaf->rel, &tid, GetCurrentCommandId(true), GetActiveSnapshot(), InvalidSnapshot,
-								may_wait(target, leaf), &failure, false);
+								true, &failure, false);
 	if (result != TM_Ok)
 		return attempt_from_result(result);
 	ExecARDeleteTriggers(estate, leaf->rri, &tid, NULL, NULL, false);
@@ -730,8 +769,7 @@ updated_columns(DwTarget *target, DwLeaf *leaf)
 
 /*
  * Where source and target are one row: write what was made of this version of it (a copy, in the layout of its leaf) into the row, if it
- * is still this version and nobody is at it.  Who only sees to it that the key stays (a foreign key) is in nobody's way, but
- * the heap tells him from others only once we hold the row.
+ * is still this version and nobody is at it.
  */
 DwApplied
 dw_direct_rewrite(DwTarget *target, TupleTableSlot *version, TupleTableSlot *row)
@@ -743,9 +781,6 @@ dw_direct_rewrite(DwTarget *target, TupleTableSlot *version, TupleTableSlot *row
 	ExecCopySlot(leaf->slot, version);
 	leaf->slot->tts_tid = version->tts_tid;
 	applied = update_found(target, leaf, row, updated_columns(target, leaf), &again);
-	if (applied == DW_APPLIED_BUSY &&
-		hold_version(target, leaf, &version->tts_tid, LockTupleNoKeyExclusive) == ATTEMPT_DONE)
-		applied = update_found(target, leaf, row, updated_columns(target, leaf), &again);
 	return again ? DW_APPLIED_BUSY : applied;
 }
 
