@@ -11,6 +11,7 @@
 #include "mapping.h"
 #include "queue.h"
 #include "reconcile.h"
+#include "sequences.h"
 #include "settings.h"
 #include "sql.h"
 #include "triggers.h"
@@ -336,6 +337,20 @@ check_throttle(Diagnosis *diagnosis)
 			   psprintf("It goes on by itself; the limits are settings, see dualwrite.configure(%s, …).", diagnosis->name));
 }
 
+/* Where both sides take inserts already, the gate that asks for it is behind. */
+static void
+check_keys_left(Diagnosis *diagnosis)
+{
+	char	   *shortage;
+
+	if (diagnosis->migration->phase < DW_PHASE_READ_SWITCH || diagnosis->migration->phase > DW_PHASE_CUTOVER)
+		return;
+	shortage = dw_sequences_shortage(diagnosis->migration);
+	if (shortage != NULL)
+		report(diagnosis, DW_WARNING, "keys of the old side run out", psprintf("There are not many %s.", shortage),
+			   "Be done with these phases while they last: writes of the new side whose keys the old one cannot hold fail.");
+}
+
 /* diagnose(migration text) returns table (severity text, what text, detail text, hint text) */
 Datum
 dw_diagnose_sql(PG_FUNCTION_ARGS)
@@ -367,5 +382,6 @@ dw_diagnose_sql(PG_FUNCTION_ARGS)
 	check_comparison(&diagnosis);
 	check_switches(&diagnosis);
 	check_throttle(&diagnosis);
+	check_keys_left(&diagnosis);
 	return (Datum) 0;
 }

@@ -530,6 +530,28 @@ check_constraints(const DwMigration *migration, DwGate *gate)
 				 quote_literal_cstr(migration->name));
 }
 
+#define OUTSIDE_REFERENCE \
+	"SELECT format('foreign key %I of table %s references old table %s', k.conname, k.conrelid::regclass, k.confrelid::regclass)," \
+	" format('reference the new table instead: ALTER TABLE %s ADD FOREIGN KEY ..., DROP CONSTRAINT %I', k.conrelid::regclass, k.conname)" \
+	" FROM pg_constraint k JOIN _dualwrite.mapping p ON p.old_table::oid = k.confrelid AND p.old_table::oid <> p.new_table::oid" \
+	" WHERE p.migration_id = $1 AND k.contype = 'f' AND k.conparentid = 0" \
+	" AND NOT EXISTS (SELECT FROM _dualwrite.mapping q WHERE q.migration_id = $1 AND q.old_table::oid = k.conrelid) ORDER BY 1 LIMIT 1"
+
+/* Nobody adds rows to the old tables any more: a row that references a new one would find nothing there, and fail. */
+static void
+check_references(const DwMigration *migration, DwGate *gate)
+{
+	DwSql		sql;
+
+	dw_sql_begin(&sql);
+	gate->passed = dw_sql(OUTSIDE_REFERENCE, 1, (DwArg[]) {DW_INT4(migration->id)}) == 0;
+	gate->detail = gate->passed ? NULL : dw_sql_cstring(&sql, 0, 1);
+	gate->next_step = gate->passed ? NULL : dw_sql_cstring(&sql, 0, 2);
+	dw_sql_end(&sql);
+	if (gate->passed)
+		gate->name = NULL;
+}
+
 #define OLDER_THAN_CUTOVER \
 	"SELECT t FROM (SELECT cutover_xid, age(cutover_xid::xid) AS cutover_age, phase_since FROM _dualwrite.migration" \
 	" WHERE id = $1 AND cutover_xid IS NOT NULL) m," \
@@ -621,6 +643,7 @@ static const struct
 	[DW_GATE_SWAP_NAMES] = {"swap_names", check_swap_names, false, false, false},
 	[DW_GATE_SWAP_DEPENDENTS] = {"swap_dependents", check_swap_dependents, true, false, false},
 	[DW_GATE_CONSTRAINTS] = {"constraints", check_constraints, true, true, true},
+	[DW_GATE_REFERENCES] = {"references", check_references, true, false, false},
 	[DW_GATE_SNAPSHOTS] = {"snapshots", check_snapshots, false, true, false},
 	[DW_GATE_TRIGGERS] = {"triggers", check_triggers, false, false, false},
 };

@@ -179,6 +179,28 @@ SELECT is((SELECT id FROM made_up WHERE v = 'y'), 42, 'the highest key there is 
 SELECT dualwrite.rollback('made_up', 'defined');
 SELECT dualwrite.drop_migration('made_up');
 
+-- Tables that still reference the old side would fail from complete on
+
+CREATE TABLE parent (id int PRIMARY KEY);
+CREATE TABLE parent_new (id int PRIMARY KEY);
+CREATE TABLE child (parent int CONSTRAINT child_parent REFERENCES parent);
+SELECT dualwrite.create_migration('parent', 'parent', 'parent_new');
+SELECT dualwrite.configure('parent', 'gate_soak', '0');
+CALL dualwrite.run('parent', 'cutover', '1 min');
+INSERT INTO parent_new VALUES (1);
+INSERT INTO child VALUES (1);
+SELECT is((SELECT detail FROM dualwrite.gates('parent') WHERE gate = 'references' AND NOT passed),
+	'foreign key child_parent of table public.child references old table public.parent', 'a foreign key on the old side is a gate');
+ALTER TABLE child DROP CONSTRAINT child_parent, ADD FOREIGN KEY (parent) REFERENCES parent_new;
+SELECT is((SELECT count(*) FROM dualwrite.gates('parent') WHERE gate = 'references'), 0::bigint, 'one on the new side is what is wanted');
+CALL dualwrite.wait('parent', '1 min');
+SELECT dualwrite.advance('parent');
+INSERT INTO parent_new VALUES (2);
+INSERT INTO child VALUES (2);
+SELECT is((SELECT count(*) FROM child), 2::bigint, 'its rows find those of the new side');
+SELECT dualwrite.drop_migration('parent');
+DROP TABLE child, parent, parent_new;
+
 -- The owner of the tables drives, with nothing but EXECUTE
 
 CREATE ROLE dualwrite_ladder_owner;

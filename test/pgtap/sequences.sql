@@ -63,6 +63,8 @@ SELECT is(unmet('range'), '{key_range}', 'a key near the end of its type');
 SELECT is(detail('range', 'key_range'), 'keys left for column id of public.small: 1 of 2147483647', 'says what is left');
 SELECT dualwrite.advance('range', waive => '{key_range}');
 SELECT is((SELECT phase FROM dualwrite.status WHERE migration = 'range'), 'read_switch', 'somebody may know better');
+SELECT matches((SELECT detail FROM dualwrite.diagnose('range') WHERE what = 'keys of the old side run out'),
+	'There are not many keys left for column id of public.small: [01] of 2147483647.', 'and is reminded');
 SELECT throws_ok($$INSERT INTO small (v) VALUES ('x'), ('y')$$, '2200H', NULL, 'the old side has no numbers left');
 SELECT throws_ok($$INSERT INTO large (v) VALUES ('beyond')$$, '22003', NULL, 'and cannot hold those of the new side');
 SELECT dualwrite.rollback('range');

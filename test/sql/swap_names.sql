@@ -50,7 +50,8 @@ CREATE TABLE before AS SELECT l::text AS look FROM looks l
 CALL dualwrite.run('swap', 'read_switch', '1 min');
 SELECT gate FROM dualwrite.gates('swap') WHERE gate LIKE 'swap%';
 SELECT dualwrite.configure('swap', 'cutover_swap_names', 'on');
-SELECT action, object, detail FROM dualwrite.swap_plan('swap');
+-- (servers write views differently)
+SELECT action, object, split_part(detail, ' AS  SELECT', 1) AS detail FROM dualwrite.swap_plan('swap');
 SELECT * FROM dualwrite.gates('swap') WHERE gate LIKE 'swap%';
 
 -- up
@@ -66,7 +67,7 @@ INSERT INTO orders (customer, tenant) VALUES ('too high', 2);
 SELECT currval('orders_id_seq') >= max(id) AS "the sequence by its name" FROM orders;
 RESET ROLE;
 SELECT customer, amount FROM orders_dualwrite_old WHERE customer IN ('by name', 'customer 5') ORDER BY 1;
-SELECT pg_get_viewdef('big'::regclass);
+SELECT pg_get_viewdef('big'::regclass) ~ 'FROM orders o' AS "by the same name";
 SELECT reloptions FROM pg_class WHERE oid = 'big'::regclass;
 SELECT * FROM names ORDER BY customer;
 SELECT count_orders(), (SELECT count(*) FROM orders_read) AS by_read_view;
