@@ -20,6 +20,7 @@
 #include "access/heapam.h"
 #include "access/nbtree.h"
 #include "access/relscan.h"
+#include "access/xact.h"
 #include "catalog/pg_class.h"
 #include "catalog/pg_namespace.h"
 #include "catalog/pg_operator.h"
@@ -233,22 +234,61 @@ read_entries(IndexScanDesc scan, ReadAhead *ahead)
 	return ahead->ntids > 0;
 }
 
+/* Of a page all of whose rows are visible to everybody: no row has more than one version there.  false: it is gone. */
+static bool
+take_visible_row(Relation rel, Page page, ItemPointer tid, HeapTuple row)
+{
+	OffsetNumber number = ItemPointerGetOffsetNumber(tid);
+	ItemId		item;
+
+	if (number > PageGetMaxOffsetNumber(page))
+		return false;
+	item = PageGetItemId(page, number);
+	if (ItemIdIsRedirected(item))
+	{
+		number = ItemIdGetRedirect(item);
+		item = PageGetItemId(page, number);
+	}
+	if (!ItemIdIsNormal(item))
+		return false;
+	row->t_data = (HeapTupleHeader) PageGetItem(page, item);
+	row->t_len = ItemIdGetLength(item);
+	row->t_tableOid = RelationGetRelid(rel);
+	ItemPointerSet(&row->t_self, ItemPointerGetBlockNumber(tid), number);
+	return true;
+}
+
+/* Does every snapshot see every row of the page? */
+static bool
+is_all_visible(Page page, Snapshot snapshot)
+{
+	return PageIsAllVisible(page) && !snapshot->takenDuringRecovery && !IsolationIsSerializable();
+}
+
 /* The rows of the next entries, as long as they are on one page. */
 static void
 fetch_page(Relation rel, Snapshot snapshot, ReadAhead *ahead)
 {
 	BlockNumber block = ItemPointerGetBlockNumber(&ahead->tids[ahead->next_tid]);
+	Page		page;
+	bool		all_visible;
 
 	ahead->nrows = ahead->next_row = 0;
 	ahead->buffer = ReleaseAndReadBuffer(ahead->buffer, rel, block);
 	LockBuffer(ahead->buffer, BUFFER_LOCK_SHARE);
+	page = BufferGetPage(ahead->buffer);
+	all_visible = is_all_visible(page, snapshot);
 	while (ahead->next_tid < ahead->ntids && ItemPointerGetBlockNumber(&ahead->tids[ahead->next_tid]) == block)
 	{
 		/* the walk's slot may still be on one of the rows: they change only where there is a new one for it */
 		HeapTupleData row;
+		ItemPointer tid = &ahead->tids[ahead->next_tid++];
 
-		if (heap_hot_search_buffer(&ahead->tids[ahead->next_tid++], rel, ahead->buffer, snapshot, &row, NULL, true))
+		if (all_visible ? take_visible_row(rel, page, tid, &row) :
+			heap_hot_search_buffer(tid, rel, ahead->buffer, snapshot, &row, NULL, true))
 		{
+			/* it will be read soon, and waiting for memory is what a walk spends much of its time with */
+			__builtin_prefetch(row.t_data);
 			ahead->rows[ahead->nrows++] = row;
 			pgstat_count_heap_fetch(rel);
 		}

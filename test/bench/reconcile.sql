@@ -117,19 +117,6 @@ BEGIN
 	ASSERT (SELECT sample_percent = 0 FROM _dualwrite.reconcile_pass WHERE id = last + 1), 'all rows were compared';
 END $$;
 
-/* One complete comparison after the other for so long. */
-CREATE PROCEDURE bench.keep_comparing(seconds int) LANGUAGE plpgsql AS $$
-DECLARE
-	until timestamptz := clock_timestamp() + make_interval(secs => seconds);
-BEGIN
-	PERFORM dualwrite.configure('bench', 'reconcile_workers', '1');
-	WHILE clock_timestamp() < until LOOP
-		PERFORM dualwrite.reconcile('bench', background => true);
-		COMMIT;
-		PERFORM pg_sleep(0.05);
-	END LOOP;
-END $$;
-
 /* What the session itself took, and for background work its processes. */
 CREATE FUNCTION bench.record(variant text, round int, began timestamptz, temp_files bigint) RETURNS void LANGUAGE plpgsql AS $$
 DECLARE

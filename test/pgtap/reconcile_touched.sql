@@ -38,6 +38,9 @@ BEGIN
 	PERFORM dualwrite.configure('m', 'reconcile_interval', '1 ms');
 	CALL await(format('EXISTS (SELECT FROM dualwrite.drift_history WHERE migration = ''m'' AND finished_at > %L)', last));
 	PERFORM dualwrite.configure('m', 'reconcile_interval', '0');
+	COMMIT;
+	-- a step that began before may begin one more
+	CALL await(format('NOT EXISTS (SELECT FROM pg_stat_activity WHERE application_name = ''dualwrite: m'' AND xact_start < %L)', clock_timestamp()));
 	CALL await('NOT EXISTS (SELECT FROM _dualwrite.reconcile_pass WHERE finished_at IS NULL)');
 	TRUNCATE passes;
 	INSERT INTO passes SELECT kind, rows_compared, missing, extra, different FROM dualwrite.drift_history
