@@ -353,7 +353,9 @@ dw_backfill_step(const DwMigration *migration, long *delay_ms)
 
 	dw_attempt_settings();
 	step.range = dw_blocks_claim(migration->id, (int) dw_setting_int(migration->id, "backfill_workers"));
-	if (step.range != NULL)
+	if (step.range != NULL && step.range->divided)
+		result = DW_STEP_WORKED;
+	else if (step.range != NULL)
 		result = step_in_range(&step);
 	else if (dw_blocks_left(migration->id, &openings) > 0)
 	{

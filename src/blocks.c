@@ -87,6 +87,7 @@ divide(DwBlockRange *range)
 				  4, (DwArg[]) {DW_INT4(range->mapping_id), DW_OID(range->heap), DW_INT8(range->first_block), DW_INT8(middle)});
 	dw_sql_end(&sql);
 	range->end_block = middle;
+	range->divided = true;
 }
 
 /* Pids of those that copy for this migration, as an array. */

@@ -17,6 +17,7 @@ typedef struct DwBlockRange
 	int64		first_block;	/* names the range */
 	int64		next_block;
 	int64		end_block;
+	bool		divided;		/* just now: commit, so that others find the part that was given away */
 } DwBlockRange;
 
 typedef struct DwCounts

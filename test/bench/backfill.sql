@@ -1,6 +1,7 @@
 /*
  * Copying history, side by side: the same rows into an empty table with a primary key and a secondary index, by the
- * techniques in use and by dualwrite's worker, its start included.
+ * techniques in use and by dualwrite's workers, their start included.  A plain INSERT … SELECT, which everything is held
+ * against, is done again in between: its mean counts.
  */
 \set QUIET on
 \pset footer off
@@ -16,12 +17,15 @@ INSERT INTO o SELECT i, 'U' || i || '@x.org', 'Ann' || i || ' Lee', i % 2, NULL,
 CREATE INDEX o_email ON o (email);
 VACUUM (ANALYZE, FREEZE) o;
 
-CREATE PROCEDURE bench.fresh() LANGUAGE plpgsql AS $$
+-- An empty table, and a source with nothing left to be written to its pages.
+CREATE PROCEDURE bench.fresh(indexed boolean DEFAULT true) LANGUAGE plpgsql AS $$
 BEGIN
 	DROP TABLE IF EXISTS n;
 	CREATE TABLE n (id bigint PRIMARY KEY, email text NOT NULL, first_name text NOT NULL, last_name text NOT NULL, state text NOT NULL,
 		note text NOT NULL, amount numeric, created timestamptz NOT NULL);
-	CREATE INDEX n_email ON n (email);
+	IF indexed THEN
+		CREATE INDEX n_email ON n (email);
+	END IF;
 	COMMIT;
 END $$;
 
@@ -96,10 +100,22 @@ BEGIN
 	COMMIT;
 END $$;
 
-CREATE PROCEDURE bench.dualwrite() LANGUAGE plpgsql AS $$
-DECLARE began timestamptz; wal pg_lsn; memory bigint;
+-- Out of the server and back into it.  The program runs as the server's user, on the same machine.
+CREATE PROCEDURE bench.copy() LANGUAGE plpgsql AS $$
+DECLARE began timestamptz; wal pg_lsn;
 BEGIN
 	CALL bench.fresh();
+	began := clock_timestamp(); wal := pg_current_wal_insert_lsn();
+	EXECUTE format('COPY (SELECT * FROM projected) TO PROGRAM %L', format('"%s/psql" -X -q -v ON_ERROR_STOP=1 -h "%s" -p %s -d "%s" -c "COPY n FROM STDIN"',
+		current_setting('bench.bin'), current_setting('unix_socket_directories'), current_setting('port'), current_database()));
+	COMMIT;
+	CALL bench.done('COPY \| COPY', began, wal);
+END $$;
+
+CREATE PROCEDURE bench.dualwrite(technique text, workers int, indexed boolean) LANGUAGE plpgsql AS $$
+DECLARE began timestamptz; wal pg_lsn; memory bigint;
+BEGIN
+	CALL bench.fresh(indexed);
 	PERFORM dualwrite.create_migration('bench', 'o', 'n', forward => $f${"email": "lower(email)",
 		"first_name": "split_part(name, ' ', 1)", "last_name": "split_part(name, ' ', 2)",
 		"state": "CASE WHEN state = 1 THEN 'active' ELSE 'idle' END", "note": "coalesce(note, '')"}$f$,
@@ -107,28 +123,71 @@ BEGIN
 	COMMIT;
 	CALL dualwrite.run('bench', 'dual_write');
 	PERFORM dualwrite.configure('bench', 'throttle_max_active_per_core', '1000');
+	PERFORM dualwrite.configure('bench', 'backfill_workers', workers::text);
 	COMMIT;
 	began := clock_timestamp(); wal := pg_current_wal_insert_lsn();
 	CALL dualwrite.run('bench', 'backfill');
 	CALL dualwrite.wait('bench', '1 hour');
-	SELECT substring(pg_read_file('/proc/' || pid || '/status') FROM 'RssAnon:\s+(\d+)')::bigint INTO memory FROM dualwrite.workers WHERE pid IS NOT NULL LIMIT 1;
-	CALL bench.done('dualwrite, one worker', began, wal, memory);
+	SELECT max(substring(pg_read_file('/proc/' || pid || '/status', 0, 100000, true) FROM 'RssAnon:\s+(\d+)')::bigint) INTO memory
+		FROM dualwrite.workers WHERE pid IS NOT NULL;
+	IF indexed THEN
+		CALL bench.done(technique, began, wal, memory);
+	END IF;
+	CREATE TABLE IF NOT EXISTS bench.begun (began timestamptz, wal pg_lsn);
+	DELETE FROM bench.begun;
+	INSERT INTO bench.begun VALUES (began, wal);
+	COMMIT;
 END $$;
 
+-- Each run begins with clean buffers.
+SET bench.bin = :'bin';
 CALL bench.insert_select(); DELETE FROM bench.result;
+VACUUM (FREEZE) o; CHECKPOINT;
+CALL bench.insert_select();
+CHECKPOINT;
+CALL bench.dualwrite('dualwrite, one worker', 1, true);
+SELECT dualwrite.rollback('bench', 'defined') \g /dev/null
+SELECT dualwrite.drop_migration('bench') \g /dev/null
 CHECKPOINT;
 CALL bench.insert_select();
 CHECKPOINT;
-CALL bench.dualwrite();
-CHECKPOINT;
+CALL bench.dualwrite('dualwrite, two workers', 2, true);
 SELECT dualwrite.rollback('bench', 'defined') \g /dev/null
 SELECT dualwrite.drop_migration('bench') \g /dev/null
-CALL bench.keyset();
-VACUUM (FREEZE) o;
 CHECKPOINT;
+CALL bench.dualwrite(NULL, 1, false);
+CREATE INDEX CONCURRENTLY n_email ON n (email);
+SELECT * FROM bench.begun \gset
+CALL bench.done('dualwrite, one worker, then CREATE INDEX CONCURRENTLY', :'began', :'wal');
+SELECT dualwrite.rollback('bench', 'defined') \g /dev/null
+SELECT dualwrite.drop_migration('bench') \g /dev/null
+CHECKPOINT;
+CALL bench.insert_select();
+CHECKPOINT;
+CALL bench.copy();
+CHECKPOINT;
+CALL bench.keyset();
+VACUUM (FREEZE) o; CHECKPOINT;
 CALL bench.touch();
 
-SELECT technique, round(r.seconds::numeric, 1) AS seconds, round((:rows / r.seconds / 1000)::numeric) AS "krows/s",
-	round((r.seconds / i.seconds)::numeric, 2) AS "of INSERT … SELECT", round(r.wal_bytes / :rows) AS "WAL bytes a row",
-	r.dirtied AS "pages of the source dirtied", r.memory_kb / 1024 AS "worker, MB"
-FROM bench.result r, (SELECT seconds FROM bench.result WHERE technique = 'INSERT … SELECT') i ORDER BY r.ordinal;
+CREATE VIEW bench.summary AS
+	SELECT min(r.ordinal) AS ordinal, r.technique, avg(r.seconds) AS seconds, avg(r.wal_bytes) AS wal_bytes, max(r.dirtied) AS dirtied, max(r.memory_kb) AS memory_kb,
+		avg(r.seconds) / (SELECT avg(i.seconds) FROM bench.result i WHERE i.technique = 'INSERT … SELECT') AS ratio
+	FROM bench.result r GROUP BY r.technique;
+
+\pset format unaligned
+\pset tuples_only on
+SELECT '| technique | seconds | krows/s | of INSERT … SELECT | WAL bytes a row | source pages dirtied |';
+SELECT '|---|---|---|---|---|---|';
+SELECT format('| %s | %s | %s | %s | %s | %s |', technique, round(seconds::numeric, 1), round((:rows / seconds / 1000)::numeric), round(ratio::numeric, 2),
+	round(wal_bytes / :rows), dirtied) FROM bench.summary ORDER BY ordinal;
+SELECT '';
+SELECT '| line | reach | measured |';
+SELECT '|---|---|---|';
+SELECT format('| %s | %s | %s |', line, reach, measured) FROM (
+	SELECT 1, 'time with one worker, of INSERT … SELECT', '<= 1.0', round(ratio::numeric, 2)::text FROM bench.summary WHERE technique = 'dualwrite, one worker'
+	UNION ALL SELECT 2, 'time with two workers', '<= 0.6', round(ratio::numeric, 2)::text FROM bench.summary WHERE technique = 'dualwrite, two workers'
+	UNION ALL SELECT 3, 'WAL a row', '<= 300 B', round(max(wal_bytes) / :rows)::text || ' B' FROM bench.summary WHERE technique LIKE 'dualwrite, % workers' OR technique = 'dualwrite, one worker'
+	UNION ALL SELECT 4, 'pages of the source dirtied', '0', max(dirtied)::text FROM bench.summary WHERE technique LIKE 'dualwrite%'
+	UNION ALL SELECT 5, 'memory of a worker', '<= 64 MB', round(max(memory_kb) / 1024)::text || ' MB' FROM bench.summary WHERE technique LIKE 'dualwrite%'
+	) AS t (ordinal, line, reach, measured) ORDER BY ordinal;
