@@ -257,4 +257,27 @@ UPDATE orders SET state = 'shipped' WHERE id = 50002;
 SELECT is(dualwrite.drop_old('m'), 0, 'once');
 SELECT dualwrite.drop_migration('m');
 SELECT is_empty($$SELECT FROM dualwrite.status$$, 'gone');
+
+-- a column that was not there becomes NOT NULL on the way
+CREATE TABLE users (id int PRIMARY KEY, name text NOT NULL);
+INSERT INTO users SELECT g, 'user ' || g FROM generate_series(1, 2000) g;
+ALTER TABLE users ADD preferences jsonb;
+SELECT dualwrite.create_migration('u', 'users', 'users', '{"preferences": {"expr": "''{}''::jsonb", "on": "insert", "not_null": true}}');
+CALL dualwrite.run('u', 'verify', '60s');
+INSERT INTO users VALUES (3001, 'not told');
+INSERT INTO users VALUES (3002, 'told', '{"a": 1}');
+UPDATE users SET preferences = preferences || '{"b": 2}' WHERE id = 1;
+SELECT is(count(*), 0::bigint, 'every row has them') FROM users WHERE preferences IS NULL;
+SELECT is(preferences, '{"b": 2}', 'what was written stays') FROM users WHERE id = 1;
+CALL dualwrite.run('u', 'cutover', '60s');
+SELECT is(phase, 'cutover', 'in cutover') FROM dualwrite.status WHERE migration = 'u';
+SELECT ok(attnotnull, 'NOT NULL') FROM pg_attribute WHERE attrelid = 'users'::regclass AND attname = 'preferences';
+SELECT is_empty($$SELECT conname FROM pg_constraint WHERE conrelid = 'users'::regclass AND contype = 'c'$$, 'no constraint of ours is left');
+SELECT throws_ok($$UPDATE users SET preferences = NULL WHERE id = 1$$, '23502');
+INSERT INTO users VALUES (3003, 'not told');
+SELECT is(preferences, '{}', 'still filled') FROM users WHERE id = 3003;
+SELECT dualwrite.configure('u', 'gate_soak', '0');
+CALL dualwrite.wait('u', '60s');
+SELECT dualwrite.advance('u');
+SELECT is(dualwrite.drop_old('u'), 0, 'there is nothing to drop');
 SELECT * FROM finish();
