@@ -2,8 +2,8 @@
  * constraints.c: constraints of users' tables, made valid without a long lock.
  *
  * ALTER COLUMN SET NOT NULL reads the whole table under ACCESS EXCLUSIVE, unless a valid CHECK implies it.  So there is one
- * first: added NOT VALID, which reads nothing; validated, which lets everybody read and write; and dropped by the same
- * statement that sets NOT NULL.
+ * first: added NOT VALID, which reads nothing; validated, which lets everybody read and write; and dropped in the
+ * transaction that sets NOT NULL.
  *
  * Code of users (a CHECK that is validated, a type's operators) runs as the table's owner; the rest as the extension's, as
  * for triggers.  Nothing here decides when.  Nothing here may touch a constraint that it did not make, but to validate it.
@@ -106,7 +106,7 @@ dw_not_null_set(Oid relid, AttrNumber attno)
 	dw_sql_begin(&sql);
 	if (look_up(relid, attno, &sql, &helper) == DW_NOT_NULL_VALIDATED)
 	{
-		/* two statements: in one, the CHECK would be gone before it is asked for */
+		/* two statements, since ALTER TABLE does what it drops first, and NOT NULL asks for the CHECK */
 		run_ddl(psprintf("ALTER TABLE %s ALTER COLUMN %s SET NOT NULL", dw_table_name(relid),
 						 quote_identifier(get_attname(relid, attno, false))));
 		run_ddl(psprintf("ALTER TABLE %s DROP CONSTRAINT %s", dw_table_name(relid), quote_identifier(helper)));

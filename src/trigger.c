@@ -1,11 +1,13 @@
 /*
  * trigger.c: the triggers on users' tables.
  *
- * Tables that a mapping looks up have others, in the second half.  Both tables of a mapping carry the same triggers from `shadow` on; what they do depends on the phase that was compiled
+ * Both tables of a mapping carry the same triggers from `shadow` on; what they do depends on the phase that was compiled
  * into the mapping, so that climbing a rung creates and drops nothing while the application writes.  A trigger never
  * reads the extension's tables: mapping.c hands it what it needs.
  *
  * A table whose columns move inside it has one trigger of another kind, "~dualwrite_columns", behind the user's BEFORE triggers.
+ *
+ * Tables that a mapping looks up have two others, at the end of this file.
  *
  * The names matter: "!dualwrite_write" fires before, and "~dualwrite_delete" after, the constraint triggers of a table,
  * which is the order in which foreign keys of the new side want to be written.
