@@ -527,38 +527,60 @@ dw_reconcile_request(const DwMigration *migration)
 	dw_pass_request(migration, 100);
 }
 
-/* The ranges of a foreground pass, one after the other.  What they need lives in chunk, which is reset between chunks. */
+static Jsonb *
+copy_key(const Jsonb *key)
+{
+	return key ? memcpy(palloc(VARSIZE(key)), key, VARSIZE(key)) : NULL;
+}
+
 static void
-compare_foreground(const DwMigration *migration, DwPass *pass, MemoryContext chunk)
+refuse_changed(const DwMigration *migration)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+			 errmsg("migration \"%s\" has changed during the comparison", migration->name),
+			 errhint("Call dualwrite.reconcile again.")));
+}
+
+/* A range of a foreground pass.  What it needs lives in chunk, which is reset between chunks. */
+static void
+compare_range(const DwMigration *migration, DwPass *pass, DwRange *range, MemoryContext chunk)
 {
 	MemoryContext old = CurrentMemoryContext;
-	List	   *ranges = dw_cut_by_key(pass->mapping_id, is_full(pass), 1);
-	ListCell   *lc;
+	DwProgress	progress = DW_PROGRESS_MORE;
 
-	foreach(lc, ranges)
+	while (progress == DW_PROGRESS_MORE)
 	{
-		DwRange    *range = lfirst(lc);
-		DwProgress	progress = DW_PROGRESS_MORE;
-
-		while (progress == DW_PROGRESS_MORE)
-		{
-			Jsonb	   *last_key;
-
-			CHECK_FOR_INTERRUPTS();
-			MemoryContextSwitchTo(chunk);
-			progress = compare_chunk(migration, pass, range);
-			MemoryContextSwitchTo(old);
-			last_key = range->span.last_key;
-			range->span.last_key = last_key ? memcpy(palloc(VARSIZE(last_key)), last_key, VARSIZE(last_key)) : NULL;
-			MemoryContextReset(chunk);
-		}
-		if (progress != DW_PROGRESS_FINISHED)
-			ereport(ERROR,
-					(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-					 errmsg("migration \"%s\" has changed during the comparison", migration->name),
-					 errhint("Call dualwrite.reconcile again.")));
+		CHECK_FOR_INTERRUPTS();
+		MemoryContextSwitchTo(chunk);
+		progress = compare_chunk(migration, pass, range);
+		MemoryContextSwitchTo(old);
+		range->span.last_key = copy_key(range->span.last_key);
+		MemoryContextReset(chunk);
 	}
-	leave_compare(pass);
+	if (progress != DW_PROGRESS_FINISHED)
+		refuse_changed(migration);
+}
+
+/* The keys of the drift list that it has not met, in the same way. */
+static void
+recheck_all(const DwMigration *migration, DwPass *pass, MemoryContext chunk)
+{
+	MemoryContext old = CurrentMemoryContext;
+
+	while (pass->stage == DW_STAGE_RECHECK)
+	{
+		DwProgress	progress;
+
+		CHECK_FOR_INTERRUPTS();
+		MemoryContextSwitchTo(chunk);
+		progress = recheck_chunk(migration, pass);
+		MemoryContextSwitchTo(old);
+		if (progress == DW_PROGRESS_VOID)
+			refuse_changed(migration);
+		pass->last_key = copy_key(pass->last_key);
+		MemoryContextReset(chunk);
+	}
 }
 
 void
@@ -567,16 +589,14 @@ dw_reconcile_foreground(const DwMigration *migration, int32 mapping_id, double s
 	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext, "dualwrite reconcile", ALLOCSET_DEFAULT_SIZES);
 	MemoryContext chunk = AllocSetContextCreate(context, "dualwrite reconcile chunk", ALLOCSET_DEFAULT_SIZES);
 	MemoryContext old = MemoryContextSwitchTo(context);
+	ListCell   *lc;
 
 	dw_drift_lock(mapping_id, true);
 	dw_pass_begin(migration, mapping_id, false, sample_percent, pass);
-	compare_foreground(migration, pass, chunk);
-	while (pass->stage != DW_STAGE_DONE)
-		if (recheck_chunk(migration, pass) == DW_PROGRESS_VOID)
-			ereport(ERROR,
-					(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-					 errmsg("phase of migration \"%s\" has changed during the comparison", migration->name),
-					 errhint("Call dualwrite.reconcile again.")));
+	foreach(lc, dw_cut_by_key(mapping_id, is_full(pass), 1))
+		compare_range(migration, pass, lfirst(lc), chunk);
+	leave_compare(pass);
+	recheck_all(migration, pass, chunk);
 	pass->last_key = NULL;
 	dw_pass_store(pass);
 	MemoryContextSwitchTo(old);
