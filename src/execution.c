@@ -193,19 +193,18 @@ static void
 process_utility(PlannedStmt *planned, const char *text, bool read_only_tree, ProcessUtilityContext context,
 				ParamListInfo params, QueryEnvironment *environment, DestReceiver *receiver, QueryCompletion *completion)
 {
-	ProcessUtility_hook_type next = next_process_utility ? next_process_utility : standard_ProcessUtility;
 	Execution	execution = {.outer = current, .context = CurrentMemoryContext};
 
 	if (!IsA(planned->utilityStmt, CopyStmt) || !((CopyStmt *) planned->utilityStmt)->is_from)
 	{
-		next(planned, text, read_only_tree, context, params, environment, receiver, completion);
+		next_process_utility(planned, text, read_only_tree, context, params, environment, receiver, completion);
 		return;
 	}
 	execution.copy = (CopyStmt *) planned->utilityStmt;
 	current = &execution;
 	PG_TRY();
 	{
-		next(planned, text, read_only_tree, context, params, environment, receiver, completion);
+		next_process_utility(planned, text, read_only_tree, context, params, environment, receiver, completion);
 	}
 	PG_FINALLY();
 	{
@@ -219,6 +218,6 @@ dw_execution_init(void)
 {
 	next_executor_finish = ExecutorFinish_hook;
 	ExecutorFinish_hook = executor_finish;
-	next_process_utility = ProcessUtility_hook;
+	next_process_utility = ProcessUtility_hook ? ProcessUtility_hook : standard_ProcessUtility;
 	ProcessUtility_hook = process_utility;
 }
