@@ -113,7 +113,8 @@ CREATE VIEW dualwrite.status AS
 		SELECT count(*) AS waiting FROM _dualwrite.mapping m JOIN _dualwrite.recheck e ON e.mapping_id = m.id
 		WHERE m.migration_id = g.id) r
 	CROSS JOIN LATERAL (
-		SELECT coalesce(sum((SELECT count(*) FROM _dualwrite.drift f WHERE f.mapping_id = m.id AND f.state = 'open')), 0)::bigint AS open,
+		SELECT coalesce(sum((SELECT count(*) FROM _dualwrite.drift f WHERE f.mapping_id = m.id AND f.state = 'open')
+				+ (SELECT coalesce(sum(cardinality(b.keys)), 0) FROM _dualwrite.drift_bundle b WHERE b.mapping_id = m.id AND b.settled)), 0)::bigint AS open,
 			bool_and(EXISTS (SELECT FROM _dualwrite.reconcile_pass p WHERE p.mapping_id = m.id AND p.finished_at IS NOT NULL
 				AND p.started_at >= coalesce((SELECT max(s.started_at) FROM _dualwrite.backfill s WHERE s.mapping_id = m.id), '-infinity'))) AS compared
 		FROM _dualwrite.mapping m WHERE m.migration_id = g.id) d
@@ -198,7 +199,12 @@ CREATE VIEW dualwrite.drift AS
 		CASE WHEN m.visible THEN d.new_values END AS new_values,
 		d.detected_at, d.state, d.closed_at,
 		CASE WHEN m.visible THEN d.reason END AS reason
-	FROM _dualwrite.drift d JOIN _dualwrite.visible_mapping m ON m.id = d.mapping_id;
+	FROM _dualwrite.drift d JOIN _dualwrite.visible_mapping m ON m.id = d.mapping_id
+	UNION ALL
+	SELECT m.migration, m.old_table, m.new_table, CASE WHEN m.visible THEN k.key END, b.kind,
+		CASE WHEN b.kind <> 'different' THEN '{}'::text[] END, NULL, NULL, b.detected_at, 'open', NULL, NULL
+	FROM _dualwrite.drift_bundle b JOIN _dualwrite.visible_mapping m ON m.id = b.mapping_id, unnest(b.keys) AS k (key)
+	WHERE b.settled;
 
 CREATE VIEW dualwrite.drift_summary AS
 	SELECT g.name AS migration, m.old_table, m.new_table, p.finished_at AS last_pass_at, p.rows_compared,
@@ -213,9 +219,13 @@ CREATE VIEW dualwrite.drift_summary AS
 		SELECT p.id, p.finished_at, p.rows_compared, greatest(p.rows_compared, p.rows_total) AS rows_total FROM _dualwrite.reconcile_pass p
 		WHERE p.mapping_id = m.id AND p.finished_at IS NOT NULL ORDER BY p.id DESC LIMIT 1) p ON true
 	CROSS JOIN LATERAL (
-		SELECT count(*) FILTER (WHERE d.kind = 'missing') AS missing, count(*) FILTER (WHERE d.kind = 'extra') AS extra,
-			count(*) FILTER (WHERE d.kind = 'different') AS different, count(*) AS total
-		FROM _dualwrite.drift d WHERE d.mapping_id = m.id AND d.state = 'open') o
+		SELECT coalesce(sum(d.keys) FILTER (WHERE d.kind = 'missing'), 0)::bigint AS missing,
+			coalesce(sum(d.keys) FILTER (WHERE d.kind = 'extra'), 0)::bigint AS extra,
+			coalesce(sum(d.keys) FILTER (WHERE d.kind = 'different'), 0)::bigint AS different,
+			coalesce(sum(d.keys), 0)::bigint AS total
+		FROM (SELECT f.kind, count(*) AS keys FROM _dualwrite.drift f WHERE f.mapping_id = m.id AND f.state = 'open' GROUP BY f.kind
+			UNION ALL
+			SELECT b.kind, sum(cardinality(b.keys)) FROM _dualwrite.drift_bundle b WHERE b.mapping_id = m.id AND b.settled GROUP BY b.kind) d) o
 	CROSS JOIN LATERAL (
 		SELECT CASE WHEN p.id IS NOT NULL THEN trim_scale(round(o.total / greatest(p.rows_total, 1)::numeric, 12)) END AS drift_rate,
 			coalesce((SELECT s.value FROM _dualwrite.setting s WHERE s.migration_id = g.id AND s.setting = 'drift_alert_rate'),
@@ -348,7 +358,7 @@ COMMENT ON COLUMN dualwrite.drift.old_table IS 'old table of the mapping';
 COMMENT ON COLUMN dualwrite.drift.new_table IS 'new table of the mapping';
 COMMENT ON COLUMN dualwrite.drift.key IS 'key columns of the new table; NULL for those who may not read both tables';
 COMMENT ON COLUMN dualwrite.drift.kind IS 'missing: no new row; extra: no old row; different';
-COMMENT ON COLUMN dualwrite.drift.columns IS 'columns of the new table that differ';
+COMMENT ON COLUMN dualwrite.drift.columns IS 'columns of the new table that differ; NULL for keys behind drift_max_keys, which are kept without values';
 COMMENT ON COLUMN dualwrite.drift.old_values IS 'the old row mapped, under the names of the new columns; NULL for those who may not read both tables';
 COMMENT ON COLUMN dualwrite.drift.new_values IS 'the new row; NULL for those who may not read both tables';
 COMMENT ON COLUMN dualwrite.drift.detected_at IS 'when a comparison first saw it';

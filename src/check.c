@@ -3,6 +3,7 @@
  */
 #include "postgres.h"
 
+#include "bundle.h"
 #include "drift.h"
 #include "enforce.h"
 #include "pass.h"
@@ -253,6 +254,8 @@ repair_all(DwRepair *repair)
 		turn = 1 - turn;
 	} while (keys != NIL);
 	MemoryContextSwitchTo(old);
+	while (dw_repair_bundle(repair))
+		CHECK_FOR_INTERRUPTS();
 	for (int i = 0; i < 2; i++)
 		MemoryContextDelete(batch[i]);
 }
@@ -297,7 +300,7 @@ dw_repair_sql(PG_FUNCTION_ARGS)
 		};
 
 		if (key != NULL)
-			dw_repair_keys(&repair, list_make1(stored_key(compiled, key)));
+			dw_repair_single(&repair, stored_key(compiled, key));
 		else
 			repair_all(&repair);
 		repaired += repair.repaired;
@@ -321,6 +324,29 @@ record_ignore(const DwMigration *migration, Jsonb *key, const char *reason)
 	dw_event_record(migration->name, "ignore_drift", -1, -1, NIL, reason, detail.data);
 }
 
+/* One that has no row of its own gets one now: it is ignored for as long as its values are those. */
+static bool
+ignore_key(DwCompiled *compiled, Jsonb *json, const char *reason)
+{
+	DwCompare  *compare;
+	DwDifference *found = NULL;
+	DwKey		key;
+
+	if (dw_drift_ignore(compiled->mapping_id, json, reason))
+		return true;
+	compare = dw_compare_open(compiled->mapping_id);
+	if (compare != NULL)
+	{
+		dw_key_from_jsonb(dw_compare_compiled(compare), json, &key);
+		found = dw_compare_key(compare, &key, false);
+		if (found != NULL)
+			dw_drift_record(dw_compare_compiled(compare), 0, list_make1(found), NULL);
+		dw_compare_close(compare);
+	}
+	dw_bundle_remove(compiled->mapping_id, json);
+	return found != NULL && dw_drift_ignore(compiled->mapping_id, json, reason);
+}
+
 Datum
 dw_ignore_drift_sql(PG_FUNCTION_ARGS)
 {
@@ -341,7 +367,7 @@ dw_ignore_drift_sql(PG_FUNCTION_ARGS)
 	{
 		DwCompiled *compiled = lfirst(lc);
 
-		found |= dw_drift_ignore(compiled->mapping_id, stored_key(compiled, key), reason);
+		found |= ignore_key(compiled, stored_key(compiled, key), reason);
 	}
 	if (!found)
 		ereport(ERROR,

@@ -7,6 +7,7 @@
 #include "postgres.h"
 
 #include "drift.h"
+#include "bundle.h"
 #include "queue.h"
 #include "settings.h"
 #include "sql.h"
@@ -183,6 +184,62 @@ dw_drift_record(DwCompiled *compiled, int64 pass, List *differences, DwTally *ta
 	dw_sql_end(&sql);
 }
 
+/* Of keys (by position), those that have a row of their own. */
+static Bitmapset *
+listed_keys(int32 mapping_id, List *differences, int from)
+{
+	int			count = list_length(differences) - from;
+	Datum	   *keys = palloc(sizeof(Datum) * count);
+	Bitmapset  *listed = NULL;
+	DwSql		sql;
+	uint64		rows;
+	bool		isnull;
+
+	for (int i = 0; i < count; i++)
+		keys[i] = PointerGetDatum(((DwDifference *) list_nth(differences, from + i))->key);
+	begin_by_index(&sql);
+	/* LIMIT: a probe of the index a key, not a join */
+	rows = dw_sql("SELECT u.i::int FROM unnest($2) WITH ORDINALITY AS u (key, i) CROSS JOIN LATERAL (SELECT FROM _dualwrite.drift AS d"
+				  " WHERE d.mapping_id = $1 AND d.key = u.key AND d.state IN ('open', 'ignored') LIMIT 1) AS l",
+				  2, (DwArg[]) {DW_INT4(mapping_id), array_arg(JSONBOID, keys, NULL, count)});
+	MemoryContextSwitchTo(sql.caller);
+	for (uint64 i = 0; i < rows; i++)
+		listed = bms_add_member(listed, from + DatumGetInt32(dw_sql_value(i, 1, &isnull)) - 1);
+	dw_sql_end(&sql);
+	return listed;
+}
+
+void
+dw_drift_record_some(DwCompiled *compiled, int64 pass, List *differences, int64 room, DwTally *tally)
+{
+	List	   *single = NIL;
+	List	   *bundled[DW_NUM_DRIFT_KINDS] = {NIL};
+	Bitmapset  *listed;
+
+	if (list_length(differences) <= room)
+	{
+		dw_drift_record(compiled, pass, differences, tally);
+		return;
+	}
+	listed = listed_keys(compiled->mapping_id, differences, (int) room);
+	for (int i = 0; i < list_length(differences); i++)
+	{
+		DwDifference *difference = list_nth(differences, i);
+
+		if (i < room || bms_is_member(i, listed))
+			single = lappend(single, difference);
+		else
+			bundled[difference->kind] = lappend(bundled[difference->kind], difference->key);
+	}
+	dw_drift_record(compiled, pass, single, tally);
+	for (int kind = 0; kind < DW_NUM_DRIFT_KINDS; kind++)
+	{
+		dw_bundle_add(compiled->mapping_id, pass, kind_names[kind], bundled[kind]);
+		if (tally != NULL)
+			tally->kinds[kind] += list_length(bundled[kind]);
+	}
+}
+
 /* First column of the result, jsonb, copied to the caller's memory. */
 static List *
 key_list(DwSql *sql, uint64 count)
@@ -248,7 +305,10 @@ dw_drift_gone(int32 mapping_id, List *keys)
 	dw_sql_end(&sql);
 }
 
-/* A key that no pass has seen gets a row all the same: the overwritten values must be somewhere. */
+/*
+ * A key without a row gets one all the same, as the overwritten values must be somewhere; unless there was nothing to be
+ * overwritten.
+ */
 void
 dw_drift_repaired(DwCompiled *compiled, const DwDifference *overwritten)
 {
@@ -261,14 +321,15 @@ dw_drift_repaired(DwCompiled *compiled, const DwDifference *overwritten)
 		   "  kind = $3, columns = $4, old_values = $5, new_values = $6"
 		   " WHERE mapping_id = $1 AND key = $2 AND state IN ('open', 'ignored') RETURNING key)"
 		   "INSERT INTO _dualwrite.drift (mapping_id, key, kind, columns, old_values, new_values, last_pass, state, closed_at)"
-		   " SELECT $1, $2, $3, $4, $5, $6, 0, 'repaired', clock_timestamp() WHERE NOT EXISTS (SELECT FROM known)",
-		   6, (DwArg[])
+		   " SELECT $1, $2, $3, $4, $5, $6, 0, 'repaired', clock_timestamp() WHERE $7 AND NOT EXISTS (SELECT FROM known)",
+		   7, (DwArg[])
 		   {
 			   DW_INT4(compiled->mapping_id), DW_JSONB(overwritten->key),
 			   DW_TEXT(kind_names[overwritten->kind]),
 			   DW_DATUM(TEXTARRAYOID, PointerGetDatum(name_array(overwritten->columns)), false),
 			   DW_DATUM(JSONBOID, PointerGetDatum(overwritten->old_values), !with_values || overwritten->old_values == NULL),
-			   DW_DATUM(JSONBOID, PointerGetDatum(overwritten->new_values), !with_values || overwritten->new_values == NULL)
+			   DW_DATUM(JSONBOID, PointerGetDatum(overwritten->new_values), !with_values || overwritten->new_values == NULL),
+			   DW_BOOL((DW_TRUTH_DIRECTION(compiled->phase) == DW_FORWARD ? overwritten->new_values : overwritten->old_values) != NULL)
 		   });
 	dw_sql_end(&sql);
 }

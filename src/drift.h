@@ -27,6 +27,12 @@ extern bool dw_drift_share(int32 mapping_id);
  */
 extern void dw_drift_record(DwCompiled *compiled, int64 pass, List *differences, DwTally *tally);
 
+/*
+ * The same, but only the first room of them with their values, and those that are on the list already; further ones are kept as
+ * keys alone (bundle.h).
+ */
+extern void dw_drift_record_some(DwCompiled *compiled, int64 pass, List *differences, int64 room, DwTally *tally);
+
 /* Keys (List of Jsonb *) behind "after" (NULL: all) in the order of keys, that this pass has not seen; with limit. */
 extern List *dw_drift_unseen(int32 mapping_id, int64 pass, Jsonb *after, int limit);
 /* Open keys of a mapping behind "after", in order; pass: only those that it saw, 0 for any. */

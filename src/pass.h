@@ -35,6 +35,7 @@ typedef struct DwPass
 	int64		rows_compared;
 	int64		rows_total;		/* rows of the mapping, by the last full pass; incremental only */
 	DwTally		found;			/* open drift that it saw */
+	int64		found_before;	/* of a part: what the pass had found when it began; not stored */
 	int64		repaired;
 	TimestampTz started_at;
 } DwPass;

@@ -16,6 +16,7 @@
 
 #include "reconcile.h"
 #include "attempt.h"
+#include "bundle.h"
 #include "cut.h"
 #include "drift.h"
 #include "owner.h"
@@ -46,6 +47,9 @@
 
 /* Keys of the drift list looked at again in one chunk, and repaired in one group. */
 #define DW_RECHECK_KEYS 500
+
+/* Keys repaired in one transaction: whoever writes one of them waits for it. */
+#define DW_REPAIR_KEYS 100
 
 /* How long a pass waits for older writers: without their end it works, but the next one cannot rest on it. */
 #define DW_SETTLE_MS 5000
@@ -116,6 +120,15 @@ typedef enum DwProgress
 	DW_PROGRESS_FINISHED		/* the range is through */
 } DwProgress;
 
+/* How many keys more have their drift kept with values. */
+static int64
+room_left(const DwMigration *migration, const DwPass *pass)
+{
+	if (!is_full(pass) && !is_incremental(pass))
+		return PG_INT64_MAX;	/* a sample replaces nothing */
+	return Max(0, dw_setting_int(migration->id, "drift_max_keys") - pass->found_before - dw_pass_found(pass));
+}
+
 /* A slice of a range; what it finds is recorded, and added to the pass. */
 static DwProgress
 compare_chunk(const DwMigration *migration, DwPass *pass, DwRange *range)
@@ -133,7 +146,7 @@ compare_chunk(const DwMigration *migration, DwPass *pass, DwRange *range)
 		return DW_PROGRESS_VOID;
 	if (slice.out_of_step)
 		return DW_PROGRESS_ANEW;
-	dw_drift_record(dw_compiled_get(pass->mapping_id), pass->id, slice.differences, &pass->found);
+	dw_drift_record_some(dw_compiled_get(pass->mapping_id), pass->id, slice.differences, room_left(migration, pass), &pass->found);
 	pass->rows_compared += slice.rows_compared;
 	pass->found.kinds[DW_DRIFT_DIFFERENT] += slice.rows_failed;
 	*range = slice.range;
@@ -182,11 +195,14 @@ recheck_chunk(const DwMigration *migration, DwPass *pass)
 	if (list_length(keys) == DW_RECHECK_KEYS)
 		pass->last_key = llast(keys);
 	else
+	{
+		dw_bundle_settle(pass->mapping_id, pass->id, is_full(pass));
 		enter_stage(pass, repair_wanted(migration, pass) ? DW_STAGE_REPAIR : DW_STAGE_DONE);
+	}
 	return DW_PROGRESS_MORE;
 }
 
-/* Stage repair: one key a transaction.  The caller has locked the migration. */
+/* Stage repair: some keys a transaction.  The caller has locked the migration. */
 static DwProgress
 repair_chunk(const DwMigration *migration, DwPass *pass)
 {
@@ -194,15 +210,20 @@ repair_chunk(const DwMigration *migration, DwPass *pass)
 	List	   *keys = NIL;
 
 	if (repair_wanted(migration, pass))
-		keys = dw_drift_list(pass->mapping_id, pass->id, pass->last_key, 1);
+		keys = dw_drift_list(pass->mapping_id, pass->id, pass->last_key, DW_REPAIR_KEYS);
 	if (keys == NIL)
 	{
+		if (repair_wanted(migration, pass) && dw_repair_bundle(&repair))
+		{
+			pass->repaired += repair.repaired;
+			return DW_PROGRESS_MORE;
+		}
 		enter_stage(pass, DW_STAGE_DONE);
 		return DW_PROGRESS_MORE;
 	}
 	dw_repair_keys(&repair, keys);
 	pass->repaired += repair.repaired;
-	pass->last_key = linitial(keys);
+	pass->last_key = llast(keys);
 	return DW_PROGRESS_MORE;
 }
 
@@ -239,7 +260,8 @@ alert_if_due(const DwMigration *migration, const DwPass *pass)
 static void
 begin_next_pass(const DwMigration *migration, const DwPass *base, DwPass *pass)
 {
-	bool		rests = !XLogRecPtrIsInvalid(base->mark.lsn) && dw_mark_usable(&base->mark);
+	/* what is bundled only a full pass brings up to date */
+	bool		rests = !XLogRecPtrIsInvalid(base->mark.lsn) && dw_mark_usable(&base->mark) && !dw_bundle_exists(base->mapping_id);
 
 	dw_pass_begin(migration, base->mapping_id, true, rests ? DW_INCREMENTAL : 100, pass);
 	if (!rests)
@@ -316,6 +338,7 @@ work_range(StepWork *work, DwRange *range)
 	DwPass	   *pass = work->pass;
 
 	part.rows_compared = 0;
+	part.found_before = dw_pass_found(pass);
 	memset(&part.found, 0, sizeof(part.found));
 	switch (compare_chunk(work->migration, &part, range))
 	{
@@ -410,6 +433,7 @@ begin_pass(StepWork *work)
 	if ((ranges == NIL && !is_incremental(pass)) || epoch_has_changed(work->migration))
 		return DW_PROGRESS_VOID;
 	begin_anew(pass);
+	dw_bundle_discard(pass->mapping_id);
 	enter_stage(pass, DW_STAGE_COMPARE);
 	dw_ranges_replace(pass->id, ranges);
 	return DW_PROGRESS_MORE;
@@ -613,7 +637,9 @@ dw_drift_open(int32 migration_id)
 
 	dw_sql_begin(&sql);
 	dw_sql("SELECT (SELECT count(*) FROM _dualwrite.drift AS d JOIN _dualwrite.mapping AS m ON m.id = d.mapping_id"
-		   "  WHERE m.migration_id = $1 AND d.state = 'open'),"
+		   "  WHERE m.migration_id = $1 AND d.state = 'open')"
+		   " + (SELECT coalesce(sum(cardinality(b.keys)), 0)::bigint FROM _dualwrite.drift_bundle AS b JOIN _dualwrite.mapping AS m"
+		   "  ON m.id = b.mapping_id WHERE m.migration_id = $1 AND b.settled),"
 		   " (SELECT bool_and(EXISTS (SELECT FROM _dualwrite.reconcile_pass AS p"
 		   "   WHERE p.mapping_id = m.id AND p.epoch = g.epoch AND p.finished_at IS NOT NULL))"
 		   "  FROM _dualwrite.mapping AS m JOIN _dualwrite.migration AS g ON g.id = m.migration_id WHERE g.id = $1)",

@@ -12,6 +12,7 @@
 
 #include "repair.h"
 #include "attempt.h"
+#include "bundle.h"
 #include "converge.h"
 #include "drift.h"
 #include "follow.h"
@@ -118,7 +119,10 @@ static void
 report_key(DwRepair *repair, Jsonb *key, const DwError *error)
 {
 	char	   *text = JsonbToCString(NULL, &key->root, VARSIZE(key));
+	MemoryContext old = MemoryContextSwitchTo(GetMemoryChunkContext(repair->given));
 
+	repair->left = lappend(repair->left, key);
+	MemoryContextSwitchTo(old);
 	if (dw_error_is_lock(error->sqlstate))
 	{
 		ereport(repair->skip_level,
@@ -157,10 +161,64 @@ dw_repair_keys(DwRepair *repair, List *keys)
 	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext, "dualwrite repair", ALLOCSET_DEFAULT_SIZES);
 	MemoryContext old = MemoryContextSwitchTo(context);
 
+	repair->given = keys;
+	repair->left = NIL;
 	if (keys != NIL)
 		repair_range(repair, keys, 0, list_length(keys));
 	MemoryContextSwitchTo(old);
 	MemoryContextDelete(context);
+}
+
+/* Keys of a bundle that could not be repaired: with rows of their own, which show why. */
+static void
+unbundle(DwRepair *repair)
+{
+	DwCompare  *compare = repair->left == NIL ? NULL : dw_compare_open(repair->mapping_id);
+	List	   *differing = NIL;
+	ListCell   *lc;
+
+	if (compare == NULL)
+		return;
+	foreach(lc, repair->left)
+	{
+		DwDifference *found;
+		DwKey		key;
+
+		dw_key_from_jsonb(dw_compare_compiled(compare), lfirst(lc), &key);
+		found = dw_compare_key(compare, &key, true);
+		if (found != NULL)
+			differing = lappend(differing, found);
+	}
+	dw_drift_record(dw_compare_compiled(compare), 0, differing, NULL);
+	dw_compare_close(compare);
+}
+
+void
+dw_repair_single(DwRepair *repair, Jsonb *key)
+{
+	dw_repair_keys(repair, list_make1(key));
+	if (!repair->dry_run && repair->left == NIL)
+		dw_bundle_remove(repair->mapping_id, key);
+}
+
+bool
+dw_repair_bundle(DwRepair *repair)
+{
+	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext, "dualwrite bundle", ALLOCSET_DEFAULT_SIZES);
+	MemoryContext old = MemoryContextSwitchTo(context);
+	List	   *keys = dw_bundle_next(repair->mapping_id, &repair->bundle);
+	bool		found = keys != NIL;
+
+	dw_repair_keys(repair, keys);
+	if (found && !repair->dry_run)
+	{
+		dw_bundle_forget(repair->bundle);
+		unbundle(repair);
+	}
+	repair->given = repair->left = NIL;
+	MemoryContextSwitchTo(old);
+	MemoryContextDelete(context);
+	return found;
 }
 
 void
@@ -190,6 +248,6 @@ dw_repair_key(const DwMigration *migration, DwCompiled *compiled, const DwKey *k
 	dw_repair_check_allowed(migration);
 	if (!dry_run)
 		dw_drift_lock(compiled->mapping_id, true);
-	dw_repair_keys(&repair, list_make1(dw_key_to_jsonb(compiled, key)));
+	dw_repair_single(&repair, dw_key_to_jsonb(compiled, key));
 	return repair.repaired > 0;
 }

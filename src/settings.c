@@ -129,6 +129,8 @@ static const DwSetting settings[] = {
 	.meaning = "Repair what a background comparison finds, from the side that is the truth."},
 	{"drift_values", DW_KIND_BOOL, "on",
 	.meaning = "Keep the values of both sides with the drift; off keeps keys and column names only."},
+	{"drift_max_keys", DW_KIND_INT, "10000", NUMBER(0, INT_MAX), .unit = "keys",
+	.meaning = "Keys of one comparison whose drift is kept with values and columns; all further ones are kept as keys alone."},
 	{"drift_alert_rate", DW_KIND_REAL, "0.000001", NUMBER(0, 1), .unit = "share",
 	.meaning = "Differing rows, as a share of those compared, above which an alert is sent."},
 	{"gate_soak", DW_KIND_INTERVAL, "14 days", .unit = "interval",

@@ -1,0 +1,102 @@
+-- More drift than anybody looks at: behind drift_max_keys only keys are kept, many in a row, and every one of them is still
+-- listed, counted, ignored and repaired.
+SELECT no_plan();
+SET client_min_messages = warning;
+
+CREATE PROCEDURE await(condition text) LANGUAGE plpgsql AS $$
+DECLARE
+	met boolean;
+BEGIN
+	FOR i IN 1 .. 6000 LOOP
+		EXECUTE 'SELECT ' || condition INTO met;
+		COMMIT;
+		EXIT WHEN met;
+		PERFORM pg_sleep(0.01);
+	END LOOP;
+	IF met IS NOT TRUE THEN
+		RAISE EXCEPTION 'waited in vain for: %', condition;
+	END IF;
+END $$;
+CREATE PROCEDURE bypass(VARIADIC statements text[]) LANGUAGE plpgsql AS $$
+DECLARE
+	statement text;
+BEGIN
+	ALTER TABLE o DISABLE TRIGGER USER;
+	ALTER TABLE n DISABLE TRIGGER USER;
+	FOREACH statement IN ARRAY statements LOOP
+		EXECUTE statement;
+	END LOOP;
+	ALTER TABLE o ENABLE ALWAYS TRIGGER "!dualwrite_write", ENABLE ALWAYS TRIGGER "~dualwrite_delete",
+		ENABLE ALWAYS TRIGGER "~dualwrite_flush", ENABLE ALWAYS TRIGGER "!dualwrite_truncate";
+	ALTER TABLE n ENABLE ALWAYS TRIGGER "!dualwrite_write", ENABLE ALWAYS TRIGGER "~dualwrite_delete",
+		ENABLE ALWAYS TRIGGER "~dualwrite_flush", ENABLE ALWAYS TRIGGER "!dualwrite_truncate";
+END $$;
+
+CREATE TABLE o (id int PRIMARY KEY, v text);
+CREATE TABLE n (id bigint PRIMARY KEY, v text CHECK (v <> 'bad'));
+INSERT INTO o SELECT g, 'v' || g FROM generate_series(1, 5000) AS g;
+SELECT dualwrite.create_migration('m', 'o', 'n');
+SELECT dualwrite.configure('m', 'reconcile_interval', '0');
+SELECT dualwrite.configure('m', 'drift_max_keys', '100');
+CALL dualwrite.run('m', timeout => '60 s');
+CREATE VIEW expected AS
+	SELECT coalesce(n.id, o.id) AS id, CASE WHEN n.id IS NULL THEN 'missing' WHEN o.id IS NULL THEN 'extra' ELSE 'different' END AS kind
+	FROM o FULL JOIN n ON n.id = o.id WHERE o.id IS NULL OR n.id IS NULL OR o.v IS DISTINCT FROM n.v;
+CREATE VIEW listed AS SELECT (key->>'id')::bigint AS id, kind FROM dualwrite.drift WHERE state = 'open';
+CREATE PROCEDURE break_it() LANGUAGE plpgsql AS $$
+BEGIN
+	CALL bypass('DELETE FROM n WHERE id BETWEEN 1001 AND 4000', 'UPDATE n SET v = v || ''?'' WHERE id > 4500',
+		'INSERT INTO n SELECT g, ''extra'' || g FROM generate_series(10001, 11200) AS g', 'UPDATE o SET v = ''bad'' WHERE id = 2222');
+END $$;
+
+CALL break_it();
+SELECT results_eq($$SELECT missing, extra, different FROM dualwrite.reconcile('m')$$, $$VALUES (3000::bigint, 1200::bigint, 500::bigint)$$, 'all of it is found');
+SELECT set_eq('TABLE listed', 'TABLE expected', 'and listed by key');
+SELECT bag_eq('TABLE listed', 'TABLE expected', 'each key once');
+SELECT results_eq($$SELECT count(*) FROM _dualwrite.drift WHERE state = 'open'$$, 'VALUES (100::bigint)', 'the first of them with values');
+SELECT cmp_ok((SELECT count(*) FROM _dualwrite.drift_bundle), '<', 20::bigint, 'the rest in few rows');
+SELECT is((SELECT open_drift FROM dualwrite.status), 4700::bigint, 'status counts them');
+SELECT results_eq('SELECT missing, extra, different FROM dualwrite.drift_summary', $$VALUES (3000::bigint, 1200::bigint, 500::bigint)$$, 'so does the summary');
+SELECT is((SELECT detail FROM dualwrite.gates('m') WHERE gate = 'drift'), '4700 open, 0 allowed', 'and the gate');
+
+-- seen again, by the background as well
+CALL bypass('DELETE FROM n WHERE id BETWEEN 10001 AND 10100', 'INSERT INTO n SELECT id, v FROM o WHERE id BETWEEN 3001 AND 3100');
+SELECT results_eq($$SELECT missing, extra, different FROM dualwrite.reconcile('m')$$, $$VALUES (2900::bigint, 1100::bigint, 500::bigint)$$, 'compared again');
+SELECT bag_eq('TABLE listed', 'TABLE expected', 'what agrees by now has left');
+SELECT dualwrite.reconcile('m', background => true);
+CALL await('NOT EXISTS (SELECT FROM _dualwrite.reconcile_pass WHERE finished_at IS NULL)');
+SELECT bag_eq('TABLE listed', 'TABLE expected', 'the background lists the same');
+
+-- one key
+SELECT is(dualwrite.repair('m', '{"id": 3900}'), 1::bigint, 'repair one of them');
+SELECT bag_eq('TABLE listed', 'TABLE expected', 'it has left');
+SELECT dualwrite.ignore_drift('m', '{"id": 4900}', 'as it should be');
+SELECT is((SELECT state FROM dualwrite.drift WHERE key = '{"id": 4900}'), 'ignored', 'ignore one of them');
+SELECT is((SELECT different FROM dualwrite.reconcile('m')), 499::bigint, 'it no longer counts');
+
+-- all keys
+SET client_min_messages = error;
+SELECT is(dualwrite.repair('m', dry_run => true), 4498::bigint, 'a dry run counts them');
+SELECT is((SELECT open_drift FROM dualwrite.status), 4498::bigint, 'and changes nothing');
+SELECT is(dualwrite.repair('m'), 4497::bigint, 'repair all');
+RESET client_min_messages;
+SELECT results_eq($$SELECT key, kind, old_values->>'v' FROM dualwrite.drift WHERE state = 'open'$$, $$VALUES ('{"id": 2222}'::jsonb, 'missing', 'bad')$$,
+	'the one that could not be is listed with its values');
+SELECT is((SELECT open_drift FROM dualwrite.status), 1::bigint, 'alone');
+SELECT is((SELECT count(*) FROM dualwrite.drift WHERE state = 'repaired' AND kind = 'extra' AND new_values->>'v' LIKE 'extra%'), 1100::bigint,
+	'what was taken away is kept');
+SELECT is((SELECT count(*) FROM dualwrite.drift WHERE state = 'repaired' AND kind = 'different' AND new_values->>'v' LIKE '%?'), 499::bigint,
+	'what was overwritten, too');
+UPDATE o SET v = 'good' WHERE id = 2222;
+SELECT is((SELECT missing + extra + different FROM dualwrite.reconcile('m')), 0::bigint, 'both sides agree');
+
+-- the background repairs bundle by bundle
+CALL break_it();
+SELECT dualwrite.configure('m', 'reconcile_repair', 'on');
+SELECT dualwrite.reconcile('m', background => true);
+CALL await('NOT EXISTS (SELECT FROM _dualwrite.reconcile_pass WHERE finished_at IS NULL)');
+SELECT results_eq('SELECT id FROM listed', 'VALUES (2222::bigint)', 'the background repairs what can be');
+SELECT is((SELECT repaired FROM _dualwrite.reconcile_pass ORDER BY id DESC LIMIT 1), 4699::bigint, 'and counts it');
+SELECT is_empty('SELECT * FROM _dualwrite.drift_bundle', 'nothing is bundled any more');
+
+SELECT * FROM finish();
