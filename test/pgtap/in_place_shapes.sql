@@ -126,4 +126,31 @@ SELECT dualwrite.rollback('g', 'defined');
 SELECT dualwrite.drop_migration('g');
 DROP TABLE guarded;
 DROP ROLE in_place_writer;
+
+-- values looked up in another table follow it, and views take writes
+CREATE TABLE rate (code text PRIMARY KEY, percent int NOT NULL);
+INSERT INTO rate VALUES ('a', 10), ('b', 20);
+CREATE TABLE bill (id int PRIMARY KEY, code text NOT NULL, status text NOT NULL DEFAULT 'open');
+INSERT INTO bill SELECT g, CASE g % 2 WHEN 0 THEN 'a' ELSE 'b' END FROM generate_series(1, 200) g;
+ALTER TABLE bill ADD percent int, ADD state text;
+SELECT dualwrite.create_migration('l', 'bill', 'bill', '{"state": "upper(status)",
+	"percent": {"expr": "(SELECT r.percent FROM rate r WHERE r.code = bill.code)", "depends": {"rate": "SELECT b.id FROM bill b WHERE b.code = changed.code"}}}',
+	'{"status": "lower(state)"}');
+CALL dualwrite.run('l', 'verify', '60s');
+UPDATE rate SET percent = 11 WHERE code = 'a';
+SELECT is(count(*), 100::bigint, 'in the same transaction') FROM bill WHERE percent = 11;
+SELECT dualwrite.create_read_view('l', 'bill_new');
+SELECT dualwrite.create_read_view('l', 'bill_old', shape => 'old');
+INSERT INTO bill_old (id, code) VALUES (1001, 'a');
+UPDATE bill_old SET status = 'paid' WHERE id = 1001;
+SELECT is((SELECT (status, state, percent)::text FROM bill WHERE id = 1001), '(paid,PAID,11)', 'a view of the old shape');
+SELECT dualwrite.advance('l');
+SELECT dualwrite.set_read_percent('l', 50);
+UPDATE bill_new SET state = 'SENT' WHERE id IN (1, 2, 3, 4, 1001);
+INSERT INTO bill_new (id, code, state) VALUES (1002, 'b', 'NEW');
+DELETE FROM bill_new WHERE id = 5;
+SELECT is(count(*), 5::bigint, 'a view of the new shape') FROM bill WHERE status = 'sent' AND state = 'SENT';
+SELECT is((SELECT (status, state)::text FROM bill WHERE id = 1002), '(new,NEW)', 'inserted');
+SELECT is(count(*), 0::bigint, 'deleted') FROM bill WHERE id = 5;
+SELECT results_eq($$SELECT different FROM dualwrite.reconcile('l')$$, $$VALUES (0::bigint)$$);
 SELECT * FROM finish();
