@@ -22,7 +22,8 @@ COMMENT ON FUNCTION _dualwrite.setting_list() IS 'server-wide settings of dualwr
 
 CREATE FUNCTION _dualwrite.mirror_counters(mapping_id int, direction text, OUT inserts bigint, OUT updates bigint,
 		OUT deletes bigint, OUT skipped bigint, OUT failed bigint, OUT queued bigint, OUT total_ms double precision,
-		OUT p50_us double precision, OUT p99_us double precision, OUT since timestamptz) RETURNS SETOF record
+		OUT p50_us double precision, OUT p99_us double precision, OUT since timestamptz, OUT own_ms double precision,
+		OUT own_p50_us double precision, OUT own_p99_us double precision) RETURNS SETOF record
 	LANGUAGE c VOLATILE STRICT
 	AS 'MODULE_PATHNAME', 'dw_mirror_counters_sql';
 COMMENT ON FUNCTION _dualwrite.mirror_counters(int, text) IS 'counters of one direction of a mapping; no row where nothing was counted';
@@ -247,7 +248,8 @@ CREATE VIEW dualwrite.mirror_stats AS
 	SELECT g.name AS migration, m.old_table, m.new_table, d.direction,
 		coalesce(c.inserts, 0) AS inserts, coalesce(c.updates, 0) AS updates, coalesce(c.deletes, 0) AS deletes,
 		coalesce(c.skipped, 0) AS skipped, coalesce(c.failed, 0) AS failed, coalesce(c.queued, 0) AS queued,
-		coalesce(c.total_ms, 0) AS total_ms, c.p50_us, c.p99_us, c.since
+		coalesce(c.total_ms, 0) AS total_ms, c.p50_us, c.p99_us, c.since,
+		coalesce(c.own_ms, 0) AS own_ms, c.own_p50_us, c.own_p99_us
 	FROM _dualwrite.migration g
 	JOIN _dualwrite.mapping m ON m.migration_id = g.id
 	CROSS JOIN (VALUES (1, 'forward'), (2, 'reverse')) AS d (ordinal, direction)
@@ -407,6 +409,9 @@ COMMENT ON COLUMN dualwrite.mirror_stats.total_ms IS 'time spent in the mirrors,
 COMMENT ON COLUMN dualwrite.mirror_stats.p50_us IS 'half of the mirror writes took less than this, in microseconds; to about 5 %';
 COMMENT ON COLUMN dualwrite.mirror_stats.p99_us IS '99 in 100 mirror writes took less than this, in microseconds; to about 5 %';
 COMMENT ON COLUMN dualwrite.mirror_stats.since IS 'since when it is counted; NULL while nothing was';
+COMMENT ON COLUMN dualwrite.mirror_stats.own_ms IS 'time that the application''s own writes of these rows took, mirrors left out, in milliseconds: the statement, its foreign keys and other triggers';
+COMMENT ON COLUMN dualwrite.mirror_stats.own_p50_us IS 'half of the application''s own writes took less than this a row, in microseconds; of a statement of many rows, their mean';
+COMMENT ON COLUMN dualwrite.mirror_stats.own_p99_us IS '99 in 100 of the application''s own writes took less than this a row, in microseconds';
 
 COMMENT ON VIEW dualwrite.queue IS 'keys to be brought to agreement by a worker';
 COMMENT ON COLUMN dualwrite.queue.migration IS 'name of the migration';

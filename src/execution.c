@@ -5,12 +5,17 @@
  * same or, with data-modifying CTEs and cascades, on other tables, which may look at the other side of a mapping.  The
  * executor knows; its hooks only remember what it is at.  COPY fires triggers without the executor.
  *
+ * The same hooks see how long a statement takes: what is left of that without the mirrors is what its own writes cost, which
+ * dualwrite.mirror_stats holds against the mirrors'.
+ *
  * Where the library was loaded in the middle of a statement, or somebody else fires triggers (the apply worker of logical
  * replication), nothing is known, and the answer is no.
  */
 #include "postgres.h"
 
+#include "compat.h"
 #include "execution.h"
+#include "stats.h"
 
 #include "catalog/namespace.h"
 #include "catalog/pg_trigger.h"
@@ -32,6 +37,7 @@ typedef struct Execution
 } Execution;
 
 static Execution *current = NULL;
+static ExecutorRun_hook_type next_executor_run = NULL;
 static ExecutorFinish_hook_type next_executor_finish = NULL;
 static ProcessUtility_hook_type next_process_utility = NULL;
 
@@ -158,6 +164,59 @@ dw_execution_is_private(Relation rel, Oid target, List *target_leaves)
 	return true;
 }
 
+/* What a statement's own writes have taken so far: the last one that was run, to be finished next. */
+typedef struct LastRun
+{
+	QueryDesc  *query;
+	uint64		ns;
+	DwMirrored	mirrored;		/* in the run itself: by BEFORE triggers, in place */
+} LastRun;
+
+static LastRun last_run = {0};
+
+static bool
+is_write(const QueryDesc *query)
+{
+	return query->operation != CMD_SELECT || query->plannedstmt->hasModifyingCTE;
+}
+
+static void
+run(QueryDesc *query, ScanDirection direction, uint64 count DW_RUN_ONCE_PARAMETER)
+{
+	if (next_executor_run)
+		next_executor_run(query, direction, count DW_RUN_ONCE_ARGUMENT);
+	else
+		standard_ExecutorRun(query, direction, count DW_RUN_ONCE_ARGUMENT);
+}
+
+static void
+executor_run(QueryDesc *query, ScanDirection direction, uint64 count DW_RUN_ONCE_PARAMETER)
+{
+	DwMirrored	before;
+	instr_time	start;
+
+	if (!is_write(query))
+	{
+		run(query, direction, count DW_RUN_ONCE_ARGUMENT);
+		return;
+	}
+	before = dw_stats_begin();
+	INSTR_TIME_SET_CURRENT(start);
+	PG_TRY();
+	{
+		run(query, direction, count DW_RUN_ONCE_ARGUMENT);
+	}
+	PG_CATCH();
+	{
+		(void) dw_stats_end(&before);
+		PG_RE_THROW();
+	}
+	PG_END_TRY();
+	last_run.query = query;
+	last_run.ns = dw_stats_since(start);
+	last_run.mirrored = dw_stats_end(&before);
+}
+
 static void
 finish(QueryDesc *query)
 {
@@ -167,16 +226,34 @@ finish(QueryDesc *query)
 		standard_ExecutorFinish(query);
 }
 
+/* The statement is over: tell what its own writes took. */
+static void
+account(QueryDesc *query, const LastRun *ran, const DwMirrored *finished, uint64 ns)
+{
+	if (ran->query == query)
+	{
+		dw_stats_own(&ran->mirrored, ran->ns);
+		ns += ran->ns;
+	}
+	dw_stats_own(finished, ns);
+}
+
 static void
 executor_finish(QueryDesc *query)
 {
 	Execution	execution = {.outer = current, .query = query, .context = CurrentMemoryContext};
+	LastRun		ran = last_run;
+	DwMirrored	before;
+	DwMirrored	finished;
+	instr_time	start;
 
-	if (query->operation == CMD_SELECT && !query->plannedstmt->hasModifyingCTE)
+	if (!is_write(query))
 	{
 		finish(query);			/* fires no triggers */
 		return;
 	}
+	before = dw_stats_begin();
+	INSTR_TIME_SET_CURRENT(start);
 	current = &execution;
 	PG_TRY();
 	{
@@ -185,8 +262,11 @@ executor_finish(QueryDesc *query)
 	PG_FINALLY();
 	{
 		current = execution.outer;
+		finished = dw_stats_end(&before);
 	}
 	PG_END_TRY();
+	if (ran.mirrored.count + finished.count > 0)
+		account(query, &ran, &finished, dw_stats_since(start));
 }
 
 static void
@@ -194,6 +274,9 @@ process_utility(PlannedStmt *planned, const char *text, bool read_only_tree, Pro
 				ParamListInfo params, QueryEnvironment *environment, DestReceiver *receiver, QueryCompletion *completion)
 {
 	Execution	execution = {.outer = current, .context = CurrentMemoryContext};
+	DwMirrored	before;
+	DwMirrored	finished;
+	instr_time	start;
 
 	if (!IsA(planned->utilityStmt, CopyStmt) || !((CopyStmt *) planned->utilityStmt)->is_from)
 	{
@@ -201,6 +284,8 @@ process_utility(PlannedStmt *planned, const char *text, bool read_only_tree, Pro
 		return;
 	}
 	execution.copy = (CopyStmt *) planned->utilityStmt;
+	before = dw_stats_begin();
+	INSTR_TIME_SET_CURRENT(start);
 	current = &execution;
 	PG_TRY();
 	{
@@ -209,13 +294,18 @@ process_utility(PlannedStmt *planned, const char *text, bool read_only_tree, Pro
 	PG_FINALLY();
 	{
 		current = execution.outer;
+		finished = dw_stats_end(&before);
 	}
 	PG_END_TRY();
+	if (finished.count > 0)
+		dw_stats_own(&finished, dw_stats_since(start));
 }
 
 void
 dw_execution_init(void)
 {
+	next_executor_run = ExecutorRun_hook;
+	ExecutorRun_hook = executor_run;
 	next_executor_finish = ExecutorFinish_hook;
 	ExecutorFinish_hook = executor_finish;
 	next_process_utility = ProcessUtility_hook ? ProcessUtility_hook : standard_ProcessUtility;

@@ -31,6 +31,7 @@ typedef struct DwPending
 	uint32		histogram[DW_HISTOGRAM_BUCKETS];
 } DwPending;
 
+static DwMirrored mirrored = {0};	/* of the statement that runs */
 static DwPending *pending = NULL;	/* in use, innermost level first */
 static DwPending *spare = NULL; /* to be used again */
 
@@ -237,6 +238,53 @@ current_entry(int32 mapping_id, DwDirection direction)
 	return entry;
 }
 
+/* One row event of the statement that runs. */
+static inline void
+note_mirrored(int32 mapping_id, DwDirection direction, int64 n)
+{
+	for (int i = 0; i < mirrored.count; i++)
+		if (mirrored.mappings[i].mapping_id == mapping_id && mirrored.mappings[i].direction == direction)
+		{
+			mirrored.mappings[i].rows += n;
+			return;
+		}
+	if (mirrored.count == DW_STATS_MEMORY)
+		return;
+	mirrored.mappings[mirrored.count].mapping_id = mapping_id;
+	mirrored.mappings[mirrored.count].direction = direction;
+	mirrored.mappings[mirrored.count++].rows = n;
+}
+
+DwMirrored
+dw_stats_begin(void)
+{
+	DwMirrored	before = mirrored;
+
+	mirrored.count = 0;
+	mirrored.ns = 0;
+	return before;
+}
+
+DwMirrored
+dw_stats_end(const DwMirrored *before)
+{
+	DwMirrored	noted = mirrored;
+
+	mirrored = *before;
+	return noted;
+}
+
+void
+dw_stats_own(const DwMirrored *noted, uint64 ns)
+{
+	uint64		own = ns > noted->ns ? ns - noted->ns : 0;
+
+	for (int i = 0; i < noted->count; i++)
+		if (noted->mappings[i].rows > 0)
+			dw_stats_time(noted->mappings[i].mapping_id, DW_OWN_WRITES(noted->mappings[i].direction),
+						  noted->mappings[i].rows, own / noted->mappings[i].rows);
+}
+
 void
 dw_stats_count(int32 mapping_id, DwDirection direction, DwCounter counter, int64 n)
 {
@@ -244,6 +292,8 @@ dw_stats_count(int32 mapping_id, DwDirection direction, DwCounter counter, int64
 		count_failure(mapping_id, direction);
 	else
 		current_entry(mapping_id, direction)->counters[counter] += n;
+	if (counter <= DW_COUNT_SKIPPED)
+		note_mirrored(mapping_id, direction, n);
 }
 
 void
@@ -252,6 +302,7 @@ dw_stats_time(int32 mapping_id, DwDirection direction, int64 n, uint64 ns)
 	DwPending  *entry = current_entry(mapping_id, direction);
 	int			bucket = bucket_of(ns);
 
+	mirrored.ns += ns * n;
 	entry->total_ns += ns * n;
 	entry->histogram[bucket] += n;
 	entry->low = Min(entry->low, bucket);
@@ -406,7 +457,7 @@ dw_stats_reset(int32 mapping_id)
 	if (shared == NULL)
 		return;
 	LWLockAcquire(&shared->lock, LW_EXCLUSIVE);
-	for (int direction = DW_FORWARD; direction <= DW_REVERSE; direction++)
+	for (int direction = DW_FORWARD; direction <= (int) DW_OWN_WRITES(DW_REVERSE); direction++)
 	{
 		int			i = slot_find(shared, mapping_id, (DwDirection) direction);
 

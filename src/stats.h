@@ -23,6 +23,30 @@ typedef enum DwCounter
 	DW_COUNT_LATER				/* is counted when it has been written */
 } DwCounter;
 
+/* Beside the mirror of each direction, the application's own writes of the rows that it mirrors are timed. */
+#define DW_OWN_WRITES(direction) ((DwDirection) ((direction) + 2))
+
+/* What one statement had mirrored, to be told what its own writes took. */
+#define DW_STATS_MEMORY 8
+typedef struct DwMirrored
+{
+	int			count;
+	struct
+	{
+		int32		mapping_id;
+		DwDirection direction;
+		int64		rows;
+	}			mappings[DW_STATS_MEMORY];	/* the first so many: the others go untold */
+	uint64		ns;				/* that the mirrors took */
+} DwMirrored;
+
+/* Begin to note what is mirrored; returns what was noted before, to be given back to dw_stats_end. */
+extern DwMirrored dw_stats_begin(void);
+/* What was noted since. */
+extern DwMirrored dw_stats_end(const DwMirrored *before);
+/* The writes of the application that were mirrored, and all that went with them but the mirrors, took ns. */
+extern void dw_stats_own(const DwMirrored *mirrored, uint64 ns);
+
 /* Count n mirrored events. */
 extern void dw_stats_count(int32 mapping_id, DwDirection direction, DwCounter counter, int64 n);
 /* Note that n of them took ns each. */
