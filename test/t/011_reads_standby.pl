@@ -51,6 +51,14 @@ is($older->query_safe(q{SELECT count(DISTINCT dualwrite.read_side('m', g)) FROM 
 $older->quit;
 $standby->stop;
 
+# After a restart the same buckets are asked of the same side.
+my $before = $primary->safe_psql('postgres', $buckets);
+$primary->restart;
+is($primary->safe_psql('postgres', $buckets), $before, 'the same buckets after a restart');
+$primary->stop('immediate');
+$primary->start;
+is($primary->safe_psql('postgres', $buckets), $before, 'and after a crash');
+
 # Dump and restore: the view comes along and reads old, where the data is.
 $primary->safe_psql('postgres', 'CREATE DATABASE restored');
 my $dump = $primary->backup_dir . '/dump.sql';
