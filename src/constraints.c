@@ -5,8 +5,8 @@
  * first: added NOT VALID, which reads nothing; validated, which lets everybody read and write; and dropped in the
  * transaction that sets NOT NULL.
  *
- * Code of users (a CHECK that is validated, a type's operators) runs as the table's owner; the rest as the extension's, as
- * for triggers.  Nothing here decides when.  Nothing here may touch a constraint that it did not make, but to validate it.
+ * ALTER TABLE runs as the table's owner: it may call functions of users, not only to validate a CHECK.  SET NOT NULL folds
+ * the constants of every CHECK that there is.  Nothing here decides when.  Nothing here may touch a constraint that it did not make, but to validate it.
  */
 #include "postgres.h"
 
@@ -29,13 +29,20 @@
 /* How many rows a list of samples has. */
 #define SAMPLES "5"
 
+/* ALTER TABLE, as the table's owner. */
 static void
-run_ddl(const char *statement)
+run_ddl(Oid relid, const char *statement)
 {
-	int			rc = SPI_execute(statement, false, 0);
+	DwOwnerScope scope;
+	int			rc;
 
+	dw_owner_enter(&scope, dw_relation_owner(relid), true);
+	SPI_connect();
+	rc = SPI_execute(statement, false, 0);
 	if (rc < 0)
 		elog(ERROR, "could not execute \"%s\": %s", statement, SPI_result_code_string(rc));
+	SPI_finish();
+	dw_owner_leave(&scope);
 }
 
 /* Columns may be renamed while it is there: the number tells whose it is, the name is for whoever reads an error. */
@@ -89,29 +96,21 @@ dw_not_null_state(Oid relid, AttrNumber attno, char **helper)
 void
 dw_not_null_add(Oid relid, AttrNumber attno)
 {
-	DwSql		sql;
-
-	dw_sql_begin(&sql);
-	run_ddl(psprintf("ALTER TABLE %s ADD CONSTRAINT %s CHECK (%s IS NOT NULL) NOT VALID", dw_table_name(relid),
-					 quote_identifier(helper_name(relid, attno)), quote_identifier(get_attname(relid, attno, false))));
-	dw_sql_end(&sql);
+	run_ddl(relid, psprintf("ALTER TABLE %s ADD CONSTRAINT %s CHECK (%s IS NOT NULL) NOT VALID", dw_table_name(relid),
+							quote_identifier(helper_name(relid, attno)), quote_identifier(get_attname(relid, attno, false))));
 }
 
 void
 dw_not_null_set(Oid relid, AttrNumber attno)
 {
-	DwSql		sql;
 	char	   *helper;
 
-	dw_sql_begin(&sql);
-	if (look_up(relid, attno, &sql, &helper) == DW_NOT_NULL_VALIDATED)
-	{
-		/* two statements, since ALTER TABLE does what it drops first, and NOT NULL asks for the CHECK */
-		run_ddl(psprintf("ALTER TABLE %s ALTER COLUMN %s SET NOT NULL", dw_table_name(relid),
-						 quote_identifier(get_attname(relid, attno, false))));
-		run_ddl(psprintf("ALTER TABLE %s DROP CONSTRAINT %s", dw_table_name(relid), quote_identifier(helper)));
-	}
-	dw_sql_end(&sql);
+	if (dw_not_null_state(relid, attno, &helper) != DW_NOT_NULL_VALIDATED)
+		return;
+	/* two statements, since ALTER TABLE does what it drops first, and NOT NULL asks for the CHECK */
+	run_ddl(relid, psprintf("ALTER TABLE %s ALTER COLUMN %s SET NOT NULL", dw_table_name(relid),
+							quote_identifier(get_attname(relid, attno, false))));
+	run_ddl(relid, psprintf("ALTER TABLE %s DROP CONSTRAINT %s", dw_table_name(relid), quote_identifier(helper)));
 }
 
 int
@@ -135,7 +134,7 @@ dw_not_null_retract(Oid relid, List *keep)
 													  quote_identifier(dw_sql_cstring(&sql, i, 1))));
 	}
 	foreach(lc, statements)
-		run_ddl(lfirst(lc));
+		run_ddl(relid, lfirst(lc));
 	dw_sql_end(&sql);
 	return list_length(statements);
 }
@@ -143,14 +142,7 @@ dw_not_null_retract(Oid relid, List *keep)
 void
 dw_constraint_validate(Oid relid, const char *name)
 {
-	DwOwnerScope scope;
-	char	   *statement = psprintf("ALTER TABLE %s VALIDATE CONSTRAINT %s", dw_table_name(relid), quote_identifier(name));
-
-	dw_owner_enter(&scope, dw_relation_owner(relid), true);
-	SPI_connect();
-	run_ddl(statement);
-	SPI_finish();
-	dw_owner_leave(&scope);
+	run_ddl(relid, psprintf("ALTER TABLE %s VALIDATE CONSTRAINT %s", dw_table_name(relid), quote_identifier(name)));
 }
 
 static char *

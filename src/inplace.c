@@ -29,6 +29,7 @@
 #include "stats.h"
 
 #include "access/htup_details.h"
+#include "access/xact.h"
 #include "executor/executor.h"
 #include "lib/stringinfo.h"
 #include "utils/builtins.h"
@@ -265,9 +266,15 @@ slot_for(const DwWrite *write, DwDirection direction)
 	return MakeSingleTupleTableSlot(write->compiled->flow[direction].target_desc, &TTSOpsVirtual);
 }
 
+/*
+ * A row that is inserted is made before it is stored, and so perhaps before there is an xid.  Whoever changes what is looked up
+ * meanwhile sees neither the row nor that somebody is at it: recheck.c asks for the xid first.
+ */
 static void
 project(DwWrite *write, DwDirection direction)
 {
+	if (write->compiled->mapping->dependencies != NIL)
+		(void) GetTopTransactionId();
 	write->made[direction] = slot_for(write, direction);
 	dw_nesting_enter();
 	(void) dw_project(&write->compiled->flow[direction], write->row->after, write->made[direction], NULL);
