@@ -5,6 +5,7 @@ use warnings;
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
+use Crash;
 
 my $rows = 20000;
 
@@ -96,7 +97,7 @@ sub wait_gone
 
 	my $other = wait_worker($node, 'postgres');
 	kill 'KILL', $other;
-	$node->poll_query_until('postgres', qq{SELECT EXISTS ($worker AND pid <> $other)}) or die 'no worker after the crash';
+	poll_through_crash($node, 'postgres', qq{SELECT EXISTS ($worker AND pid <> $other)}) or die 'no worker after the crash';
 	pass('a crash is followed by another worker');
 	cmp_ok($node->safe_psql('postgres', $copied), '>=', $before, 'nothing that was copied is lost');
 	$before = wait_beyond($node, 'postgres', $before);

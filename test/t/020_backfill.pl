@@ -6,6 +6,7 @@ use warnings;
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
+use Crash;
 
 my $rows = 200_000;
 
@@ -123,7 +124,7 @@ my $pid = $node->safe_psql(@worker);
 kill 'KILL', $pid or die "could not kill worker $pid";
 # the writers lose their connections when the server notices, and not before: only then is it worth asking
 $_->finish for @writers;
-$node->poll_query_until('postgres', q{SELECT true}) or die 'the server did not come back';
+wait_for_server($node);
 cmp_ok($node->safe_psql('postgres', $copied), '>=', $before, 'a crash loses no progress');
 
 # writers until it is done

@@ -5,6 +5,7 @@ use warnings;
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
+use Crash;
 
 my $rows = 200_000;
 my $rate = 2_000;
@@ -92,7 +93,7 @@ is_at_work($node, 3, 'and they go on');
 my ($victim) = pids($node);
 my $reached = done($node);
 kill 'KILL', $victim;
-$node->poll_query_until('postgres', "SELECT NOT EXISTS (SELECT FROM pg_stat_activity WHERE pid = $victim)") or die 'still there';
+poll_through_crash($node, 'postgres', "SELECT NOT EXISTS (SELECT FROM pg_stat_activity WHERE pid = $victim)") or die 'still there';
 cmp_ok(done($node), '>=', $reached - 3 * $batch, 'a kill takes a batch of each worker back at most');
 adds_up($node, 'nothing is counted twice after a kill');
 is_at_work($node, 3, 'three are at work after a kill');
