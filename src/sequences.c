@@ -10,6 +10,7 @@
 #include "postgres.h"
 
 #include "expression.h"
+#include "owner.h"
 #include "sequences.h"
 #include "sql.h"
 #include "tables.h"
@@ -49,7 +50,7 @@ typedef struct KeyGroups
 {
 	List	   *columns;		/* of KeyColumn */
 	int			ngroups;
-	char	   *unrelated;		/* two sequences of which nobody can say how their numbers relate */
+	char	   *unrelated;		/* two sequences of which nobody can say how their numbers relate, or one of a stranger */
 } KeyGroups;
 
 #define SEQUENCE_OF_COLUMN \
@@ -68,6 +69,15 @@ sequence_of(Oid table, AttrNumber attno)
 	if (dw_sql(SEQUENCE_OF_COLUMN, 2, (DwArg[]) {DW_OID(table), DW_INT4(attno)}) == 0)
 		return InvalidOid;
 	return DatumGetObjectId(dw_sql_value(0, 1, &isnull));
+}
+
+/* May the table's owner alter the sequence?  A default may name anybody's.  One that takes turns already has to be given back in any case. */
+static bool
+is_owners(Oid table, Oid sequence)
+{
+	return dw_sql("SELECT FROM pg_class s, pg_class t WHERE s.oid = $1 AND t.oid = $2 AND (pg_has_role(t.relowner, s.relowner, 'USAGE')"
+				  " OR EXISTS (SELECT FROM _dualwrite.key_sequence k WHERE k.sequence::oid = s.oid))",
+				  2, (DwArg[]) {DW_OID(sequence), DW_OID(table)}) > 0;
 }
 
 static bool
@@ -94,6 +104,13 @@ column_in(KeyGroups *groups, Oid table, AttrNumber attno)
 	column->table = table;
 	column->attno = attno;
 	column->sequence = sequence_of(table, attno);
+	if (OidIsValid(column->sequence) && !is_owners(table, column->sequence))
+	{
+		groups->unrelated = psprintf("sequence %s, from which column %s of %s draws, belongs to another role",
+									 dw_table_name(column->sequence), quote_identifier(get_attname(table, attno, false)),
+									 dw_table_name(table));
+		column->sequence = InvalidOid;
+	}
 	column->group = groups->ngroups++;
 	groups->columns = lappend(groups->columns, column);
 	return column;
@@ -235,10 +252,11 @@ state_of(Oid relid)
 	return state;
 }
 
-/* Highest value of a column, where an index gives it away; otherwise floor. */
+/* Highest value of a column, where an index gives it away; otherwise floor.  Planning calls functions of the table's owner. */
 static int64
 highest_in(Oid table, AttrNumber attno, int64 floor)
 {
+	DwOwnerScope scope;
 	bool		isnull;
 	int64		highest;
 	int			rc;
@@ -248,10 +266,12 @@ highest_in(Oid table, AttrNumber attno, int64 floor)
 			   " WHERE i.indrelid = $1 AND i.indkey[0] = $2 AND i.indisvalid AND i.indpred IS NULL AND a.amname = 'btree'",
 			   2, (DwArg[]) {DW_OID(table), DW_INT4(attno)}) == 0)
 		return floor;
+	dw_owner_enter(&scope, dw_relation_owner(table), true);
 	rc = SPI_execute(psprintf("SELECT pg_catalog.max(%s)::pg_catalog.int8 FROM %s",
 							  quote_identifier(get_attname(table, attno, false)), dw_table_name(table)), false, 1);
 	if (rc != SPI_OK_SELECT || SPI_processed != 1)
 		elog(ERROR, "could not read the highest key of relation %u", table);
+	dw_owner_leave(&scope);
 	highest = DatumGetInt64(dw_sql_value(0, 1, &isnull));
 	return isnull ? floor : Max(floor, highest);
 }

@@ -106,4 +106,33 @@ SELECT is((SELECT count(*) FROM thing JOIN thing_new USING (id)), 2::bigint, 'uu
 SELECT dualwrite.rollback('thing', 'defined');
 SELECT dualwrite.drop_migration('thing');
 
+-- tables of a role: its functions are called as that role, and nobody else's sequence is altered
+DO $$ BEGIN IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = 'dw_owner') THEN CREATE ROLE dw_owner; END IF; END $$;
+GRANT CREATE, USAGE ON SCHEMA public TO dw_owner;
+GRANT EXECUTE ON ALL ROUTINES IN SCHEMA dualwrite TO dw_owner;
+CREATE SEQUENCE strangers;
+SET ROLE dw_owner;
+CREATE TABLE called_as (who name);
+GRANT INSERT ON called_as TO PUBLIC;
+CREATE FUNCTION tell() RETURNS boolean VOLATILE LANGUAGE sql SET search_path = public AS 'INSERT INTO called_as VALUES (current_user) RETURNING true';
+CREATE FUNCTION tells(int) RETURNS boolean IMMUTABLE LANGUAGE plpgsql SET search_path = public AS 'BEGIN RETURN tell(); END';
+CREATE TABLE owned (id serial PRIMARY KEY, v int);
+CREATE TABLE owned_new (id bigserial PRIMARY KEY, v int DEFAULT nextval('strangers'));
+CREATE INDEX ON owned (v) WHERE tells(1);
+CREATE INDEX ON owned_new (v) WHERE tells(2);
+SELECT dualwrite.create_migration('owned', 'owned', 'owned_new');
+CALL dualwrite.run('owned', 'verify', '1 min');
+RESET ROLE;
+SELECT is(detail('owned', 'sequences'), 'sequence public.strangers, from which column v of public.owned_new draws, belongs to another role', 'a sequence of another role');
+SELECT dualwrite.advance('owned', waive => '{sequences}');
+SELECT is((SELECT array_agg(sequence::text ORDER BY 1) FROM _dualwrite.key_sequence), '{owned_id_seq,owned_new_id_seq}', 'is left alone');
+SET ROLE dw_owner;
+INSERT INTO owned (v) VALUES (1000);
+RESET ROLE;
+SELECT dualwrite.rollback('owned', 'defined', force => true);
+SELECT is((SELECT last_value FROM strangers), 1::bigint, 'on the way down, too');
+SELECT set_eq('SELECT who FROM called_as', ARRAY['dw_owner'::name], 'functions of indexes are called as the owner of the table');
+SELECT is((SELECT count(*) FROM _dualwrite.key_sequence), 0::bigint, 'and nothing is noted');
+SELECT dualwrite.drop_migration('owned');
+
 SELECT * FROM finish();
