@@ -5,8 +5,9 @@
  * first: added NOT VALID, which reads nothing; validated, which lets everybody read and write; and dropped in the
  * transaction that sets NOT NULL.
  *
- * ALTER TABLE runs as the table's owner: it may call functions of users, not only to validate a CHECK.  SET NOT NULL folds
- * the constants of every CHECK that there is.  Nothing here decides when.  Nothing here may touch a constraint that it did not make, but to validate it.
+ * What may call functions of users runs as the table's owner.  That is not only validating a CHECK: SET NOT NULL folds the
+ * constants of every CHECK that there is.  Nothing here decides when.  Nothing here may touch a constraint that it did not
+ * make, but to validate it.
  */
 #include "postgres.h"
 
@@ -29,18 +30,24 @@
 /* How many rows a list of samples has. */
 #define SAMPLES "5"
 
+static void
+execute(const char *statement)
+{
+	int			rc = SPI_execute(statement, false, 0);
+
+	if (rc < 0)
+		elog(ERROR, "could not execute \"%s\": %s", statement, SPI_result_code_string(rc));
+}
+
 /* ALTER TABLE, as the table's owner. */
 static void
 run_ddl(Oid relid, const char *statement)
 {
 	DwOwnerScope scope;
-	int			rc;
 
 	dw_owner_enter(&scope, dw_relation_owner(relid), true);
 	SPI_connect();
-	rc = SPI_execute(statement, false, 0);
-	if (rc < 0)
-		elog(ERROR, "could not execute \"%s\": %s", statement, SPI_result_code_string(rc));
+	execute(statement);
 	SPI_finish();
 	dw_owner_leave(&scope);
 }
@@ -133,8 +140,9 @@ dw_not_null_retract(Oid relid, List *keep)
 			statements = lappend(statements, psprintf("ALTER TABLE %s DROP CONSTRAINT %s", dw_table_name(relid),
 													  quote_identifier(dw_sql_cstring(&sql, i, 1))));
 	}
+	/* calls nothing of users, and a partition may have got another owner: a rollback must not fail for that */
 	foreach(lc, statements)
-		run_ddl(relid, lfirst(lc));
+		execute(lfirst(lc));
 	dw_sql_end(&sql);
 	return list_length(statements);
 }

@@ -6,8 +6,9 @@
  * commit, and the target row of T1 holds a value that is no more.
  *
  * So T2 leaves an entry here.  The worker that first sees it, which is after T2's commit, notes the horizon: the first xid
- * that is not given out.  T1 had its xid before it looked anything up, and whoever gets one later looks T2's value up himself.  Once no
- * transaction below the horizon is left, the query is run again, and keys whose sides differ go to the queue.
+ * that is not given out.  T1 had its xid before it looked anything up, and whoever gets one later looks T2's value up
+ * himself.  Once no transaction below the horizon is left, the query is run again, and keys whose sides differ go to the
+ * queue.
  *
  * Nothing here writes a row of a user's table.
  */
