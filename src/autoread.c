@@ -15,6 +15,7 @@
 #include "compat.h"
 #include "mapping.h"
 #include "otherside.h"
+#include "owner.h"
 #include "settings.h"
 #include "shadowread.h"
 
@@ -105,7 +106,8 @@ has_foreign_part(Oid relid)
 
 /*
  * Do the migration's new tables hold all rows of the old one, and nothing but them?  A filter leaves rows out, unless other
- * mappings take them up.
+ * mappings take them up.  Nor are tables of another owner read behind a reader's back: planning runs functions of their
+ * indexes and statistics.
  */
 static bool
 comes_back_whole(int32 migration_id, Oid old_table)
@@ -121,7 +123,8 @@ comes_back_whole(int32 migration_id, Oid old_table)
 
 		if (mapping->old_table != old_table)
 			continue;
-		if (mapping->new_table == old_table || has_foreign_part(mapping->new_table))
+		if (mapping->new_table == old_table || has_foreign_part(mapping->new_table) ||
+			dw_relation_owner(mapping->new_table) != dw_relation_owner(old_table))
 			return false;
 		owned |= (mapping->owns & DW_OWNS_OLD) != 0;
 		if (mapping->filter == NULL)
@@ -403,7 +406,8 @@ prepare_sample(void *arg)
 	DwShadowRun *run;
 	Query	   *query;
 
-	if (migration == NULL || (query_desc->params != NULL && query_desc->params->paramFetch != NULL))
+	/* once more what was learnt: the new table may have got another owner or a foreign partition */
+	if (migration == NULL || !comes_back_whole(migration->id, sample->table.relid) || (query_desc->params != NULL && query_desc->params->paramFetch != NULL))
 		return;
 	sample->read = (DwReadText) {query_desc->sourceText, location, query_desc->plannedstmt->stmt_len, query_desc->params,
 		migration, sample->table.relid};

@@ -25,6 +25,7 @@
 #include "blocks.h"
 #include "settings.h"
 #include "sql.h"
+#include "tables.h"
 #include "throttle.h"
 
 #include "access/table.h"
@@ -244,9 +245,7 @@ analyze_table(void *arg)
 	StringInfoData command;
 
 	initStringInfo(&command);
-	appendStringInfo(&command, "ANALYZE (SKIP_LOCKED) %s",
-					 quote_qualified_identifier(get_namespace_name(get_rel_namespace(mapping->new_table)),
-												get_rel_name(mapping->new_table)));
+	appendStringInfo(&command, "ANALYZE (SKIP_LOCKED) %s", dw_table_name(mapping->new_table));
 	PushActiveSnapshot(GetLatestSnapshot());
 	dw_owner_enter(&scope, owner, true);
 	SPI_connect();

@@ -27,7 +27,10 @@
 char *
 dw_table_name(Oid relid)
 {
-	return quote_qualified_identifier(get_namespace_name(get_rel_namespace(relid)), get_rel_name(relid));
+	char	   *name = get_rel_name(relid);
+	char	   *schema = name ? get_namespace_name(get_rel_namespace(relid)) : NULL;
+
+	return schema ? quote_qualified_identifier(schema, name) : psprintf("%u", relid);
 }
 
 /* What a relation is that is no table, for messages; NULL for tables. */

@@ -14,7 +14,7 @@
  */
 extern Relation dw_table_open_for_definition(Oid relid, bool is_old);
 
-/* Schema and name, quoted where needed; palloc'd. */
+/* Schema and name, quoted where needed; of a table that has been dropped meanwhile the OID, as regclass has it; palloc'd. */
 extern char *dw_table_name(Oid relid);
 
 #endif							/* DW_TABLES_H */

@@ -224,6 +224,9 @@ problem_of(Oid relid, int roles)
 	DwTriggerState states[NUM_TRIGGERS];
 
 	read_states(relid, states);
+	/* nobody has locked it: dropped meanwhile, it has no problem any more */
+	if (get_rel_name(relid) == NULL)
+		return NULL;
 	for (size_t i = 0; i < NUM_TRIGGERS; i++)
 		if (states[i] != DW_TRIGGER_FIRES && wants(&specs[i], relid, roles))
 			return psprintf(states[i] == DW_TRIGGER_MISSING ?

@@ -135,6 +135,13 @@ ALTER TABLE n DISABLE ROW LEVEL SECURITY;
 DROP POLICY q ON n;
 SELECT results_eq($$ SELECT id FROM o WHERE id = 7 $$, $$ VALUES (7) $$, 'the table reads as ever');
 
+-- nor is a table of another owner read
+ALTER TABLE n OWNER TO dw_reader;
+SELECT email FROM o WHERE id = 7 \gset
+SELECT results_eq('SELECT * FROM news()', 'VALUES (0::bigint, 0::bigint, 0::bigint)', 'nor anything of a table that somebody else owns');
+ALTER TABLE n OWNER TO CURRENT_USER;
+SELECT dualwrite.configure('m', 'shadow_read_auto_percent', '100');
+
 -- the budget
 SELECT dualwrite.configure('m', 'shadow_read_max_rows', '10');
 SELECT id FROM o \g /dev/null

@@ -99,6 +99,7 @@ GRANT SELECT (tenant) ON orders TO swap_app;
 ALTER TABLE orders_new ALTER tenant DROP DEFAULT;
 SELECT dualwrite.resume('swap');
 SELECT dualwrite.set_read_percent('swap', 100);
+SELECT missing, extra, different FROM dualwrite.reconcile('swap');
 CALL dualwrite.wait('swap', '1 min');
 SELECT dualwrite.advance('swap');
 SELECT action, object, detail, hint FROM dualwrite.swap_plan('swap') WHERE action IN ('stays', 'refused');
