@@ -71,13 +71,28 @@ dw_kind_end()
 	dw_check_log "$1" "$DW_WORK/$1/log"
 }
 
+# Lines of server logs that must not be there. The apply worker of 17 does not close partitions whose AFTER triggers it has
+# fired, with anybody's triggers and without dualwrite, too: that much is allowed in the log of a server called subscriber.
+dw_bad_lines()
+{
+	local log
+
+	for log; do
+		case $log in
+			*_subscriber.log) grep -HnE "$DW_BAD_LOG" "$log" | grep -v 'resource was not closed: relation' ;;
+			*) grep -HnE "$DW_BAD_LOG" "$log" ;;
+		esac
+	done 2>/dev/null || true
+}
+
 # $1: kind; the rest: server logs
 dw_check_log()
 {
 	local kind=$1 found=$DW_WORK/$1.found
 
 	shift
-	if grep -nE "$DW_BAD_LOG" "$@" >"$found" 2>/dev/null; then
+	dw_bad_lines "$@" >"$found"
+	if [[ -s $found ]]; then
 		dw_record "$kind" FAILED server_log "crashes, failed assertions or leaks"
 		dw_show "$found" 20
 	else
