@@ -6,13 +6,6 @@
 
 #include "mapping.h"
 
-/*
- * Call back with each source key that depends on a row with these columns, by the newest snapshot and with what this
- * transaction has written.  The key lives until the call returns.  Errors: those of the user's query.
- */
-extern void dw_dependents_find(DwLookedUp *looked_up, Jsonb *image,
-							   void (*found) (DwFlow *flow, const DwKey *source_key));
-
 /* A row of the table has changed (either image may be NULL): bring what depends on it up to date. */
 extern void dw_dependents_follow(DwLookedUp *looked_up, TupleTableSlot *old_row, TupleTableSlot *new_row);
 

@@ -16,7 +16,7 @@
 
 #include "attempt.h"
 #include "compare.h"
-#include "dependents.h"
+#include "lookedup.h"
 #include "queue.h"
 #include "recheck.h"
 #include "sql.h"
@@ -236,7 +236,7 @@ look_again(const Entry *entry, const DwDependency *dependency)
 		comparing = dw_compare_open(entry->mapping_id);
 		if (comparing != NULL)
 		{
-			dw_dependents_find(looked_up, entry->image, queue_if_different);
+			dw_lookedup_keys(looked_up, entry->image, queue_if_different);
 			dw_compare_close(comparing);
 			comparing = NULL;
 		}
