@@ -68,6 +68,7 @@ typedef struct DwDutyState
 static DwStep backfill_duty(const DwMigration *migration, TimestampTz *next_due);
 static DwStep reconcile_duty(const DwMigration *migration, TimestampTz *next_due);
 static DwStep housekeeping_duty(const DwMigration *migration, TimestampTz *next_due);
+static void show_duties(DwShared *shared, DwTurn turn);
 
 static const DwDuty duties[] = {
 	{DW_ROLE_QUEUE, "queue", DW_PHASE_SHADOW, DW_PHASE_CUTOVER, POLL_MS, dw_deliver_step, NULL, NULL},
@@ -446,6 +447,8 @@ handle_error(int32 migration_id, const DwDuty *duty, DwDutyState *state)
 	{
 		state->activity = DW_ACTIVITY_BACKING_OFF;
 		state->due = in_ms(Min(1000L << Min(state->failures, 6), MAX_BACKOFF_MS));
+		/* before the error itself: whoever reads of that finds no worker that seems to be well */
+		show_duties(dw_shared(), DW_TURN_GOES_ON);
 		try_record_error(migration_id, duty, error->message, state->failures++ == 0);
 	}
 	FreeErrorData(error);
@@ -466,6 +469,8 @@ do_slice(int32 migration_id, const DwDuty *duty, DwDutyState *state)
 			turn = do_step(migration_id, duty, state);
 			if (state->failures > 0 && turn != DW_TURN_PAUSED)
 			{
+				/* before the error goes: nobody is to find a worker failing, and no reason */
+				show_duties(dw_shared(), turn);
 				record_error(migration_id, duty, NULL, false);
 				state->failures = 0;
 			}
@@ -498,7 +503,7 @@ show_duties(DwShared *shared, DwTurn turn)
 	DwActivity	activity = turn == DW_TURN_PAUSED ? DW_ACTIVITY_PAUSED : i_help() ? DW_ACTIVITY_WAITING : states[0].activity;
 
 	for (int i = 1; i < (int) lengthof(duties) && turn != DW_TURN_PAUSED; i++)
-		if (is_mine(&duties[i]) && states[i].activity != DW_ACTIVITY_WAITING)
+		if (is_mine(&duties[i]) && states[i].activity != DW_ACTIVITY_WAITING && states[i].activity != DW_ACTIVITY_STARTING)
 		{
 			role = duties[i].role;
 			activity = states[i].activity;
