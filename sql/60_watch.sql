@@ -149,6 +149,26 @@ CREATE VIEW _dualwrite.reconcile_progress AS
 	WHERE p.background OR p.finished_at IS NOT NULL
 	ORDER BY p.mapping_id, p.finished_at IS NOT NULL, p.id DESC;
 
+/*
+ * How far each ANALYZE of this database has come with the table, or partition, in hand.  Runs as the extension's owner: what
+ * a process of another role is at is not for everybody to see, and these are numbers.
+ */
+CREATE FUNCTION _dualwrite.analyze_progress(OUT relation oid, OUT percent numeric) RETURNS SETOF record
+	LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+	BEGIN ATOMIC
+		SELECT a.relid, CASE
+				WHEN a.phase = 'acquiring inherited sample rows' THEN
+					round((a.child_tables_done + coalesce(a.sample_blks_scanned / nullif(a.sample_blks_total, 0)::numeric, 0))
+						* 90 / greatest(a.child_tables_total, a.child_tables_done + 1), 1)
+				WHEN a.phase = 'acquiring sample rows' THEN coalesce(round(90.0 * a.sample_blks_scanned / nullif(a.sample_blks_total, 0), 1), 0)
+				WHEN a.phase LIKE 'computing%' THEN 90
+				WHEN a.phase = 'finalizing analyze' THEN 99
+				ELSE 0
+			END
+		FROM pg_stat_progress_analyze a WHERE a.datname = current_database() AND a.relid IS NOT NULL;
+	END;
+COMMENT ON FUNCTION _dualwrite.analyze_progress() IS 'tables of this database that are being analyzed, and the share done';
+
 CREATE VIEW dualwrite.progress AS
 	SELECT s.migration, s.old_table, s.new_table, s.stage, s.rows_done, s.rows_total, s.percent,
 		CASE WHEN s.seconds > 0 THEN round((s.rows_done / s.seconds)::numeric) END AS rows_per_second,
@@ -157,15 +177,20 @@ CREATE VIEW dualwrite.progress AS
 		s.throttled_by,
 		_dualwrite.bar(s.percent) AS bar
 	FROM (
-		SELECT g.name AS migration, m.old_table, m.new_table, m.ordinal, 'backfill' AS stage, p.rows_done, p.rows_total,
-			CASE WHEN p.finished THEN 100
+		SELECT g.name AS migration, m.old_table, m.new_table, m.ordinal,
+			CASE WHEN a.percent IS NOT NULL THEN 'analyze' ELSE 'backfill' END AS stage, p.rows_done, p.rows_total,
+			CASE WHEN p.finished THEN 100 WHEN a.percent IS NOT NULL THEN a.percent
 				ELSE trim_scale(round(least(100.0 * p.blocks_done / nullif(p.blocks, 0), 99.9), 1)) END AS percent,
 			extract(epoch FROM CASE WHEN p.finished THEN p.updated_at ELSE clock_timestamp() END - p.started_at)::float8 AS seconds,
-			NOT g.paused AND NOT p.finished AND p.updated_at > clock_timestamp() - interval '1 minute' AS moving,
+			NOT g.paused AND NOT p.finished AND a.percent IS NULL AND p.updated_at > clock_timestamp() - interval '1 minute' AS moving,
 			p.throttled_by
 		FROM _dualwrite.migration g
 		JOIN _dualwrite.mapping m ON m.migration_id = g.id
 		JOIN _dualwrite.backfill_progress p ON p.mapping_id = m.id
+		/* every block is read, and the mapping is not closed yet: that is done together with the ANALYZE */
+		LEFT JOIN LATERAL (SELECT trim_scale(max(n.percent)) AS percent FROM _dualwrite.analyze_progress() n
+			WHERE n.relation = m.new_table OR n.relation IN (SELECT t.relid FROM pg_partition_tree(m.new_table) t)) a
+			ON NOT p.finished AND p.blocks_done >= p.blocks
 		WHERE g.phase = 'backfill'
 		UNION ALL
 		SELECT g.name, m.old_table, m.new_table, m.ordinal, 'reconcile', p.rows_compared, p.rows_total, trim_scale(p.percent),
@@ -345,10 +370,10 @@ COMMENT ON VIEW dualwrite.progress IS 'background work in hand, one row a mappin
 COMMENT ON COLUMN dualwrite.progress.migration IS 'name of the migration';
 COMMENT ON COLUMN dualwrite.progress.old_table IS 'old table of the mapping';
 COMMENT ON COLUMN dualwrite.progress.new_table IS 'new table of the mapping';
-COMMENT ON COLUMN dualwrite.progress.stage IS 'backfill, or reconcile: the comparison in hand, else the last one';
+COMMENT ON COLUMN dualwrite.progress.stage IS 'backfill; analyze: all rows are copied, the new table gets its statistics; reconcile: the comparison in hand, else the last one';
 COMMENT ON COLUMN dualwrite.progress.rows_done IS 'rows of the old table read, or rows compared';
 COMMENT ON COLUMN dualwrite.progress.rows_total IS 'rows there are to do, estimated; NULL when there is nothing to estimate from';
-COMMENT ON COLUMN dualwrite.progress.percent IS 'share done; of a comparison, the old side counts as one half';
+COMMENT ON COLUMN dualwrite.progress.percent IS 'share of the stage done; of a comparison, the old side counts as one half; of analyze, of the partition in hand';
 COMMENT ON COLUMN dualwrite.progress.rows_per_second IS 'rows a second since it began';
 COMMENT ON COLUMN dualwrite.progress.eta IS 'when it will be finished at this speed; NULL when it stands still, has only just begun, or nobody can know';
 COMMENT ON COLUMN dualwrite.progress.throttled_by IS 'signals that hold it back';

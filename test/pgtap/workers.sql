@@ -66,6 +66,41 @@ SELECT lives_ok($$SELECT dualwrite.configure('b', 'backfill_max_rows_per_second'
 CALL wait_for($$(SELECT backfill_percent = 100 FROM dualwrite.status WHERE migration = 'b')$$);
 SELECT is_empty($$SELECT * FROM b FULL JOIN b_new USING (id) WHERE (b.t = b_new.t) IS NOT TRUE$$, 'the copy is complete');
 
+-- the copy ends with an ANALYZE, which shows as a stage of its own: it stands still here in an expression of an index
+CREATE FUNCTION held(t text) RETURNS text LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog AS $$
+BEGIN
+	IF EXISTS (SELECT FROM pg_stat_progress_analyze WHERE pid = pg_backend_pid()) THEN
+		WHILE EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' AND objid = 4711
+			AND database = (SELECT oid FROM pg_database WHERE datname = current_database())) LOOP
+			PERFORM pg_sleep(0.02);
+		END LOOP;
+	END IF;
+	RETURN t;
+END
+$$;
+CREATE TABLE c (id int PRIMARY KEY, t text);
+INSERT INTO c SELECT g, 'c' || g FROM generate_series(1, 1000) g;
+CREATE TABLE c_new (id int PRIMARY KEY, t text) PARTITION BY HASH (id);
+CREATE TABLE c_new_0 PARTITION OF c_new FOR VALUES WITH (MODULUS 1, REMAINDER 0) WITH (autovacuum_enabled = off);
+CREATE INDEX ON c_new_0 (held(t));
+SELECT lives_ok($$SELECT dualwrite.create_migration('c', 'c', 'c_new')$$, 'one whose new table takes time to analyze');
+SELECT pg_advisory_lock(4711);
+SELECT dualwrite.advance('c') AS phase \gset
+SELECT dualwrite.advance('c') AS phase \gset
+SELECT dualwrite.advance('c') AS phase \gset
+CALL wait_for($$(SELECT stage = 'analyze' AND rows_done = 1000 AND percent BETWEEN 90 AND 99 AND eta IS NULL
+	FROM dualwrite.progress WHERE migration = 'c')$$);
+SELECT pass('ANALYZE is a stage');
+SELECT results_eq($$SELECT passed FROM dualwrite.gates('c') WHERE gate = 'backfill'$$, $$VALUES (false)$$, 'which the gate waits for');
+SET ROLE dualwrite_monitor;
+SELECT results_eq($$SELECT stage FROM dualwrite.progress WHERE migration = 'c'$$, $$VALUES ('analyze')$$, 'a monitor sees it, too');
+RESET ROLE;
+SELECT pg_advisory_unlock(4711);
+CALL wait_for($$(SELECT stage = 'backfill' AND percent = 100 FROM dualwrite.progress WHERE migration = 'c')$$);
+SELECT is_empty($$SELECT FROM pg_class WHERE oid = 'c_new_0'::regclass AND reltuples <> 1000$$, 'then it has statistics');
+SELECT dualwrite.rollback('c', 'defined') AS phase \gset
+SELECT lives_ok($$SELECT dualwrite.drop_migration('c')$$, 'gone');
+
 -- a duty that fails is put off and tried again; it stops no other
 ALTER TABLE _dualwrite.queue RENAME TO queue_away;
 SELECT lives_ok($$SELECT dualwrite.configure('a', 'drift_values', NULL)$$, 'wake the worker');
