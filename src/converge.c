@@ -106,8 +106,9 @@ sibling_flows(const DwFlow *flow, bool owning)
 			other->phase >= (forward ? DW_PHASE_SHADOW : DW_PHASE_READ_SWITCH) && other->phase < DW_PHASE_COMPLETE &&
 			sibling->target_key->ncolumns == flow->target_key->ncolumns &&
 			memcmp(sibling->target_key->columns, flow->target_key->columns,
-				   sizeof(AttrNumber) * flow->target_key->ncolumns) == 0)
-			flows = lappend(flows, sibling);
+				   sizeof(AttrNumber) * flow->target_key->ncolumns) == 0 &&
+			(other = dw_compiled_hold(other)) != NULL)
+			flows = lappend(flows, &other->flow[flow->direction]);
 	}
 	table_close(rel, NoLock);
 	return flows;

@@ -51,10 +51,19 @@ static List *retired = NIL;		/* memory contexts to delete at the end of the tran
 /* Counts invalidations, so that one that arrives while an entry is being built is not missed. */
 static uint64 invalidations = 0;
 
+/* Counts what lets go of locks: the end of a transaction, and of a subtransaction that is undone. */
+static uint64 releases = 1;
+
 uint64
 dw_mapping_generation(void)
 {
 	return invalidations;
+}
+
+uint64
+dw_locks_generation(void)
+{
+	return releases;
 }
 
 /* A table changed: its shape, its triggers, or (through dw_mapping_invalidate) a mapping or phase of it. */
@@ -125,10 +134,21 @@ xact_callback(XactEvent event, void *arg)
 	(void) arg;
 	if (event != XACT_EVENT_COMMIT && event != XACT_EVENT_ABORT && event != XACT_EVENT_PREPARE)
 		return;
+	releases++;
 	foreach(lc, retired)
 		MemoryContextDelete(lfirst(lc));
 	list_free(retired);
 	retired = NIL;
+}
+
+static void
+subxact_callback(SubXactEvent event, SubTransactionId mySubid, SubTransactionId parentSubid, void *arg)
+{
+	(void) mySubid;
+	(void) parentSubid;
+	(void) arg;
+	if (event == SUBXACT_EVENT_ABORT_SUB)
+		releases++;
 }
 
 void
@@ -142,6 +162,7 @@ dw_mapping_init(void)
 	CacheRegisterRelcacheCallback(relcache_callback, (Datum) 0);
 	CacheRegisterSyscacheCallback(PROCOID, function_callback, (Datum) 0);
 	RegisterXactCallback(xact_callback, NULL);
+	RegisterSubXactCallback(subxact_callback, NULL);
 }
 
 /* What dw_try is to compile. */
@@ -234,6 +255,19 @@ forget_tables(void)
 			entry->table->valid = false;
 }
 
+/* Both tables are locked. */
+static void
+note_held(DwCompiled *compiled)
+{
+	compiled->flow[DW_FORWARD].held_in = compiled->flow[DW_REVERSE].held_in = releases;
+}
+
+static bool
+is_held(const DwCompiled *compiled)
+{
+	return compiled->flow[DW_FORWARD].held_in == releases && compiled->flow[DW_REVERSE].held_in == releases;
+}
+
 static DwCompiled *
 get_compiled(int32 mapping_id, bool for_trigger)
 {
@@ -261,13 +295,53 @@ get_compiled(int32 mapping_id, bool for_trigger)
 	entry->compiled = compiled;
 	if (compiled == NULL)
 		hash_search(compiled_cache, &mapping_id, HASH_REMOVE, NULL);
+	else if (!compiled->broken)
+		note_held(compiled);	/* compiling it has locked them */
+	return compiled;
+}
+
+/* The mapping as it is once its tables are locked; what was compiled before may be of another shape of theirs. */
+static DwCompiled *
+hold(DwCompiled *compiled, bool for_trigger)
+{
+	if (compiled == NULL || compiled->broken || is_held(compiled))
+		return compiled;
+	LockRelationOid(compiled->old_key.relid, AccessShareLock);
+	LockRelationOid(compiled->new_key.relid, AccessShareLock);
+	if (!compiled->valid)
+		return get_compiled(compiled->mapping_id, for_trigger);
+	note_held(compiled);
 	return compiled;
 }
 
 DwCompiled *
 dw_compiled_get(int32 mapping_id)
 {
-	return get_compiled(mapping_id, false);
+	return hold(get_compiled(mapping_id, false), false);
+}
+
+DwCompiled *
+dw_compiled_hold(DwCompiled *compiled)
+{
+	compiled = hold(compiled, true);
+	return compiled == NULL || compiled->broken ? NULL : compiled;
+}
+
+DwFlow *
+dw_flow_hold(DwFlow *flow)
+{
+	DwDirection direction = flow->direction;
+	DwCompiled *compiled = flow->compiled;
+
+	if (flow->held_in == releases)
+		return flow;
+	LockRelationOid(flow->target, RowExclusiveLock);
+	if (!compiled->valid)
+		compiled = get_compiled(compiled->mapping_id, true);
+	if (compiled == NULL || compiled->broken)
+		return NULL;
+	compiled->flow[direction].held_in = releases;
+	return &compiled->flow[direction];
 }
 
 /* Does child's new table reference parent's? */

@@ -57,9 +57,11 @@ typedef struct DwFlow
 	bool		target_has_triggers;	/* foreign keys or users', apart from ours */
 	bool		owns_target;	/* brings target rows into being and takes them away */
 	DwProjection *projection;
+	uint64		held_in;		/* private to mapping.c: dw_flow_hold */
 	struct DwKept *kept;		/* private to kept.c */
-	bool		neighbours_known;	/* this and the next four are private to statement.c */
+	bool		neighbours_known;	/* this and the next five are private to statement.c */
 	uint64		neighbours_as_of;
+	uint64		neighbours_held_in;
 	bool		shares_target;
 	List	   *followers;
 	List	   *fillers;
@@ -120,11 +122,21 @@ typedef struct DwTable
 } DwTable;
 
 /*
- * Compiled mapping by id, rebuilt when anything under it changed.  The caller holds a lock on one of its tables.
- * ERROR 55000 when tables have been altered so that it no longer compiles.  Valid until the end of the transaction;
- * NULL when the mapping is gone.
+ * Compiled mapping by id, rebuilt when anything under it changed, with both tables locked (ACCESS SHARE), so that it goes on to fit
+ * them.  The caller holds a lock on one of them.  ERROR 55000 when tables have been altered so that it no longer compiles.
+ * Valid until the end of the transaction; NULL when the mapping is gone.
  */
 extern DwCompiled *dw_compiled_get(int32 mapping_id);
+/*
+ * A table may be altered until it is locked: what dw_table_get hands out has to be held before a row is made with it.  Returns what
+ * fits now, which may be another one; NULL when the mapping is gone, or is in shadow and fits no more.
+ * compiled_hold: both tables are locked (ACCESS SHARE).  flow_hold: the target is, to be written (ROW EXCLUSIVE); the caller
+ * has locked the source.
+ */
+extern DwCompiled *dw_compiled_hold(DwCompiled *compiled);
+extern DwFlow *dw_flow_hold(DwFlow *flow);
+/* Changes whenever locks may have been let go: what was held before has to be held again. */
+extern uint64 dw_locks_generation(void);
 /* All of a migration, parents before children by the new side's foreign keys; list of DwCompiled. */
 extern List *dw_compiled_of(int32 migration_id);
 /* Changes whenever a mapping or a table may have changed; what was concluded from them holds as long as this is the same. */

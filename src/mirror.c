@@ -603,6 +603,7 @@ static void
 mirror_inline(DwFlow *flow, const DwRowEvent *event)
 {
 	bool		deleting = TRIGGER_FIRED_BY_DELETE(event->event);
+	DwFlow	   *held;
 	DwStatement *statement;
 	DwKey		source_key;
 
@@ -613,6 +614,13 @@ mirror_inline(DwFlow *flow, const DwRowEvent *event)
 			(void) statement_of(event);
 		return;
 	}
+	held = dw_flow_hold(flow);
+	if (held == NULL)
+	{
+		dw_mirror_broken(flow->compiled);
+		return;
+	}
+	flow = held;
 	statement = statement_of(event);
 	statement->gathering = gathers(statement, flow, event);
 	if (statement->gathered > 0 && (!statement->gathering || deleting != statement->deleting))

@@ -138,7 +138,7 @@ dw_statement_converge_nowait(DwStatement *statement, DwFlow *flow)
 
 /*
  * Whom else a write to the flow's target concerns.  That is kept with the flow; what changes it is a change of a mapping,
- * and so marks the flow itself, or of a table.
+ * and so marks the flow itself, or of a table.  Where it is somebody, his tables have to be locked anew in each transaction.
  */
 static void
 get_to_know_neighbours(DwFlow *flow)
@@ -146,7 +146,8 @@ get_to_know_neighbours(DwFlow *flow)
 	uint64		now = dw_mapping_generation();
 	MemoryContext old;
 
-	if (flow->neighbours_known && flow->neighbours_as_of == now)
+	if (flow->neighbours_known && flow->neighbours_as_of == now &&
+		(flow->neighbours_held_in == dw_locks_generation() || (flow->followers == NIL && flow->fillers == NIL)))
 		return;
 	flow->neighbours_known = false;
 	flow->shares_target = dw_shares_target(flow);
@@ -156,6 +157,7 @@ get_to_know_neighbours(DwFlow *flow)
 	flow->fillers = dw_fillers_of(flow);
 	MemoryContextSwitchTo(old);
 	flow->neighbours_as_of = now;
+	flow->neighbours_held_in = dw_locks_generation();
 	flow->neighbours_known = true;
 }
 

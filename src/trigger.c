@@ -324,6 +324,28 @@ is_followed(const DwLookedUp *looked_up)
 	return (looked_up->dependency->direction == DW_FORWARD ? meaning[phase].old_side : meaning[phase].new_side) == MEANS_MIRROR;
 }
 
+/* What is looked up in the table, once the tables of the mappings that do are locked: none of these is the one that was written. */
+static DwTable *
+table_with_held_lookups(Relation rel)
+{
+	DwTable    *table;
+	ListCell   *lc;
+	bool		held;
+
+	do
+	{
+		held = true;
+		table = dw_table_get(rel);
+		foreach(lc, table->as_lookup)
+		{
+			DwLookedUp *looked_up = lfirst(lc);
+
+			held &= !is_followed(looked_up) || dw_compiled_hold(looked_up->compiled) == looked_up->compiled;
+		}
+	} while (!held);
+	return table;
+}
+
 /*
  * AFTER INSERT OR UPDATE OR DELETE FOR EACH ROW on a table that a mapping looks up.  Fired by our own writes as well, where the
  * table is a target of another mapping.
@@ -338,7 +360,7 @@ dw_trigger_lookup(PG_FUNCTION_ARGS)
 
 	if (IsBinaryUpgrade)
 		return PointerGetDatum(NULL);
-	table = dw_table_get(data->tg_relation);
+	table = table_with_held_lookups(data->tg_relation);
 	if (table->as_lookup == NIL)
 		return PointerGetDatum(NULL);
 	describe_event(data, table, &event);
@@ -361,7 +383,7 @@ dw_trigger_lookup_truncate(PG_FUNCTION_ARGS)
 
 	if (IsBinaryUpgrade || !RELKIND_HAS_TABLE_AM(data->tg_relation->rd_rel->relkind))
 		return PointerGetDatum(NULL);
-	table = dw_table_get(data->tg_relation);
+	table = table_with_held_lookups(data->tg_relation);
 	foreach(lc, table->as_lookup)
 		if (is_followed(lfirst(lc)))
 			dw_dependents_truncate(lfirst(lc), table, data->tg_relation);
