@@ -16,14 +16,19 @@
 #include "tables.h"
 
 #include "access/attnum.h"
+#include "access/relation.h"
 #include "access/table.h"
+#include "access/tableam.h"
+#include "catalog/pg_class.h"
 #include "catalog/pg_type.h"
+#include "commands/sequence.h"
 #include "executor/spi.h"
 #include "lib/stringinfo.h"
 #include "common/int.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
+#include "utils/snapmgr.h"
 
 /* A key column that may draw its values from a sequence. */
 typedef struct KeyColumn
@@ -225,13 +230,37 @@ sequences_in(KeyGroups *groups, int group)
 	return sequences;
 }
 
+/*
+ * The one row of a sequence.  It is read by OID: we are the extension's owner here, and a statement that names the sequence would
+ * run what somebody else puts in its place while we wait for its lock.
+ */
+static int64
+read_position(Oid relid, bool *is_called)
+{
+	Relation	rel = relation_open(relid, AccessShareLock);
+	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
+	TupleTableSlot *slot = table_slot_create(rel, NULL);
+	TableScanDesc scan = table_beginscan(rel, snapshot, 0, NULL);
+	bool		isnull;
+	int64		last;
+
+	if (rel->rd_rel->relkind != RELKIND_SEQUENCE || !table_scan_getnextslot(scan, ForwardScanDirection, slot))
+		elog(ERROR, "could not read sequence %u", relid);
+	last = DatumGetInt64(slot_getattr(slot, SEQ_COL_LASTVAL, &isnull));
+	*is_called = DatumGetBool(slot_getattr(slot, SEQ_COL_CALLED, &isnull));
+	table_endscan(scan);
+	ExecDropSingleTupleTableSlot(slot);
+	UnregisterSnapshot(snapshot);
+	relation_close(rel, NoLock);
+	return last;
+}
+
 static SequenceState
 state_of(Oid relid)
 {
 	SequenceState state = {.relid = relid};
 	bool		isnull;
-	int64		last;
-	int			rc;
+	bool		is_called;
 
 	/* the increment that the user gave it, not one of ours */
 	if (dw_sql("SELECT coalesce(k.increment, s.seqincrement), s.seqincrement > 0 AND NOT s.seqcycle, s.seqmax"
@@ -242,13 +271,9 @@ state_of(Oid relid)
 	state.usable = DatumGetBool(dw_sql_value(0, 2, &isnull));
 	state.max = DatumGetInt64(dw_sql_value(0, 3, &isnull));
 
-	rc = SPI_execute(psprintf("SELECT last_value, is_called FROM %s", dw_table_name(relid)), true, 1);
-	if (rc != SPI_OK_SELECT || SPI_processed != 1)
-		elog(ERROR, "could not read sequence %u", relid);
-	last = DatumGetInt64(dw_sql_value(0, 1, &isnull));
-	if (!DatumGetBool(dw_sql_value(0, 2, &isnull)))
-		last -= state.increment;
-	state.last = last;
+	state.last = read_position(relid, &is_called);
+	if (!is_called)
+		state.last -= state.increment;
 	return state;
 }
 
