@@ -8,6 +8,7 @@
  */
 #include "postgres.h"
 
+#include "absorb.h"
 #include "expression.h"
 #include "mapping.h"
 #include "nesting.h"
@@ -75,6 +76,8 @@ typedef struct DwKeyMap
 	ExprState  *expression[INDEX_MAX_KEYS];
 	AttrNumber	narrowed_from[INDEX_MAX_KEYS];	/* source column, when the expression is int8 -> int4 … of it */
 	Oid			narrowed_by[INDEX_MAX_KEYS];	/* the cast */
+	AttrNumber	made_of[INDEX_MAX_KEYS];	/* the one source column that the expression reads; 0: none, or several */
+	bool		may_fail;		/* some value of the source may raise an error */
 	bool		user_code;
 	Oid			owner;			/* of the source */
 } DwKeyMap;
@@ -473,6 +476,25 @@ note_narrowing(DwKeyMap *map, int i, Node *node)
 	}
 }
 
+/* Can no value make it raise an error?  Those that narrow are asked beforehand. */
+static bool
+is_infallible(const DwKeyMap *map, int i, Node *node)
+{
+	if (IsA(node, FuncExpr))
+	{
+		FuncExpr   *call = (FuncExpr *) node;
+
+		if (map->narrowed_from[i] != 0)
+			return true;
+		if (call->funcid != F_INT8_INT4 && call->funcid != F_INT8_INT2 && call->funcid != F_INT4_INT2)
+			return false;
+		node = linitial(call->args);
+	}
+	else if (IsA(node, RelabelType))
+		node = (Node *) ((RelabelType *) node)->arg;
+	return IsA(node, Var) || IsA(node, Const);
+}
+
 static DwColumn *
 column_named(List *columns, const char *name)
 {
@@ -508,6 +530,9 @@ compile_key_map(DwCompiled *compiled, DwDirection direction, Relation source, Re
 		if (node == NULL)
 			altered(mapping, "plain expression of key column", lfirst(lc));
 		note_narrowing(map, map->ncolumns, node);
+		map->may_fail |= !is_infallible(map, map->ncolumns, node);
+		if (bms_membership(parsed->columns) == BMS_SINGLETON)
+			map->made_of[map->ncolumns] = bms_singleton_member(parsed->columns);
 		map->user_code |= parsed->user_code;
 		compiled->computed_key |= parsed->column != 0 ? !parsed->lossless : !parsed->is_constant;
 		map->expression[map->ncolumns++] = ExecInitExpr((Expr *) node, NULL);
@@ -710,10 +735,20 @@ out_of_range(Oid cast, Datum value)
 	}
 }
 
-/* The expressions of the target key over map->row. */
-static bool
-evaluate_key(DwKeyMap *map, ExprContext *econtext, DwKey *target_key)
+/* The expressions of a target key over map->row. */
+typedef struct KeyWork
 {
+	DwKeyMap   *map;
+	ExprContext *econtext;
+	DwKey	   *target_key;
+	bool		found;
+} KeyWork;
+
+static bool
+evaluate_key(KeyWork *work)
+{
+	DwKeyMap   *map = work->map;
+
 	for (int i = 0; i < map->ncolumns; i++)
 	{
 		bool		isnull;
@@ -721,11 +756,25 @@ evaluate_key(DwKeyMap *map, ExprContext *econtext, DwKey *target_key)
 		if (map->narrowed_from[i] != 0 &&
 			out_of_range(map->narrowed_by[i], map->row->tts_values[map->narrowed_from[i] - 1]))
 			return false;
-		target_key->values[i] = ExecEvalExprSwitchContext(map->expression[i], econtext, &isnull);
+		work->target_key->values[i] = ExecEvalExprSwitchContext(map->expression[i], work->econtext, &isnull);
 		if (isnull)
 			return false;
 	}
 	return true;
+}
+
+/* The same as work of dw_try, and as the owner where users' code runs. */
+static void
+evaluate_key_as_owner(void *arg)
+{
+	KeyWork    *work = arg;
+	DwOwnerScope scope;
+
+	if (work->map->user_code)
+		dw_owner_enter(&scope, work->map->owner, true);
+	work->found = evaluate_key(work);
+	if (work->map->user_code)
+		dw_owner_leave(&scope);
 }
 
 /* A key that lacks the constants of the mapping names another mapping's row, and nothing of ours. */
@@ -746,14 +795,18 @@ key_in_scope(DwFlow *flow, const DwKey *key)
 	return true;
 }
 
+/*
+ * An expression that fails says that there is no such key, whether it is a cast or a function of users; it is tried in a
+ * subtransaction, which without a write of its own costs a microsecond and no transaction id.
+ */
 bool
 dw_key_across(DwFlow *flow, const DwKey *source_key, DwKey *target_key)
 {
 	DwKeyMap   *map = flow->compiled->key_map[flow->direction];
 	ExprContext *econtext = own_context(&map->context[dw_nesting()], flow->compiled->context);
 	TupleTableSlot *row = map->row;
-	DwOwnerScope scope;
-	bool		result;
+	KeyWork		work = {map, econtext, target_key, false};
+	DwError		error;
 
 	if (!key_in_scope(flow, source_key))
 		return false;
@@ -767,13 +820,23 @@ dw_key_across(DwFlow *flow, const DwKey *source_key, DwKey *target_key)
 	}
 	ExecStoreVirtualTuple(row);
 	econtext->ecxt_scantuple = row;
-	if (!map->user_code)
-		return evaluate_key(map, econtext, target_key);
+	if (!map->may_fail)
+		evaluate_key_as_owner(&work);
+	else if (!dw_try(evaluate_key_as_owner, &work, false, NULL, &error))
+		return false;
+	return work.found;
+}
 
-	dw_owner_enter(&scope, map->owner, true);
-	result = evaluate_key(map, econtext, target_key);
-	dw_owner_leave(&scope);
-	return result;
+bool
+dw_key_may_fail(const DwFlow *flow)
+{
+	return flow->compiled->key_map[flow->direction]->may_fail;
+}
+
+AttrNumber
+dw_key_made_of(const DwFlow *flow, int i)
+{
+	return flow->compiled->key_map[flow->direction]->made_of[i];
 }
 
 bool

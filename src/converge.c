@@ -270,12 +270,34 @@ dw_converge(DwConverge *converge, const DwKey *key)
 	return converge_pair(converge, has_source ? &source_key : NULL, &target_key);
 }
 
+/*
+ * There is no such key on the other side, and so no row.  But if this side has the row, and it is the mapping's, that is an
+ * error: of the expression, which projecting raises, or for lack of a value.
+ */
+static DwConverged
+without_target_key(DwConverge *converge, const DwKey *source_key)
+{
+	DwFlow	   *flow = converge->flow;
+	bool		in_mapping = false;
+
+	if (flow->direction == DW_REVERSE)
+		return DW_CONVERGED_ALREADY;
+	if (read_source(converge, source_key, &in_mapping) == DW_FIND_BUSY)
+		return DW_CONVERGED_BUSY;
+	if (in_mapping)
+		ereport(ERROR,
+				(errcode(ERRCODE_NOT_NULL_VIOLATION),
+				 errmsg("a row of %s has no key in %s", flow->compiled->mapping->old_name, flow->compiled->mapping->new_name),
+				 errhint("Correct the row, or the mapping with dualwrite.alter_mapping.")));
+	return DW_CONVERGED_ALREADY;
+}
+
 DwConverged
 dw_converge_source(DwConverge *converge, const DwKey *source_key)
 {
 	DwKey		target_key;
 
 	if (!dw_key_across(converge->flow, source_key, &target_key))
-		return DW_CONVERGED_ALREADY;
+		return without_target_key(converge, source_key);
 	return converge_pair(converge, source_key, &target_key);
 }

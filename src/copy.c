@@ -95,46 +95,32 @@ queue_projected(DwBatch *batch, TupleTableSlot *projected)
 	batch->part.queued++;
 }
 
-/* The mapping's key of row i, whether it projects or not. */
-static void
-key_of_source(DwBatch *batch, int i, DwKey *key)
-{
-	DwKey		source_key;
-
-	if (!dw_key_of_row(batch->flow->source_key, source_row(batch, i), &source_key) ||
-		!dw_key_across(batch->flow, &source_key, key))
-	{
-		ItemPointer tid = &dw_reader_row(batch->reader, i)->tts_tid;
-
-		ereport(ERROR,
-				(errcode(ERRCODE_NOT_NULL_VIOLATION),
-				 errmsg("row (%u,%u) of table \"%s\" has no key in %s",
-						ItemPointerGetBlockNumber(tid), ItemPointerGetOffsetNumber(tid),
-						RelationGetRelationName(batch->heap), batch->flow->compiled->mapping->new_name),
-				 errhint("Correct the row or the mapping; the backfill goes on from there.")));
-	}
-}
-
-/* For rows that do not project, or whose insert fails. */
+/* For rows that do not project, or whose insert fails.  Where it is the key that fails, the old one has to do. */
 static void
 queue_unprojected(DwBatch *batch, int i, const DwError *error)
 {
+	DwFlow	   *flow = batch->flow;
+	DwKey		source_key;
 	DwKey		key;
 
-	key_of_source(batch, i, &key);
-	dw_queue_append(batch->flow, &key, error ? error->sqlstate : 0, error ? error->message : NULL);
+	/* none of its columns can be null */
+	(void) dw_key_of_row(flow->source_key, source_row(batch, i), &source_key);
+	dw_queue_append_json(flow->compiled->mapping_id, flow->direction,
+						 dw_key_across(flow, &source_key, &key) ? dw_key_to_jsonb(flow->compiled, &key) :
+						 dw_key_material(flow, &source_key),
+						 error ? error->sqlstate : 0, error ? error->message : NULL);
 }
 
 /* The row was written: it may be the source of another mapping's. */
 static void
 follow(DwBatch *batch, int i)
 {
+	DwKey		source_key;
 	DwKey		key;
 
-	if (batch->followers == NIL)
-		return;
-	key_of_source(batch, i, &key);
-	dw_follow_later(batch->followers, batch->flow, &key);
+	if (batch->followers != NIL && dw_key_of_row(batch->flow->source_key, source_row(batch, i), &source_key) &&
+		dw_key_across(batch->flow, &source_key, &key))
+		dw_follow_later(batch->followers, batch->flow, &key);
 }
 
 /*

@@ -26,6 +26,7 @@
 #include "catalog/pg_type.h"
 #include "miscadmin.h"
 #include "pgstat.h"
+#include "postmaster/interrupt.h"
 #include "utils/guc.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
@@ -58,6 +59,7 @@ typedef struct DwDutyState
 	TimestampTz due;
 	bool		holding_back;	/* by the duty's own wish, or after an error: being woken does not change it */
 	int			failures;		/* in a row */
+	bool		cleared;		/* no error of it is on record, not even one of an earlier process */
 	DwActivity	activity;
 	int			wanted;			/* processes, by the setting, when helpers were last asked for */
 	int			helpers;		/* that were asked for then */
@@ -454,6 +456,17 @@ handle_error(int32 migration_id, const DwDuty *duty, DwDutyState *state)
 	FreeErrorData(error);
 }
 
+bool
+dw_duties_reconfigure(void)
+{
+	if (!ConfigReloadPending)
+		return false;
+	ConfigReloadPending = false;
+	ProcessConfigFile(PGC_SIGHUP);
+	dw_duties_wake();
+	return true;
+}
+
 /* A duty for as long as it has work, but not so long that the others starve. */
 static DwTurn
 do_slice(int32 migration_id, const DwDuty *duty, DwDutyState *state)
@@ -464,15 +477,17 @@ do_slice(int32 migration_id, const DwDuty *duty, DwDutyState *state)
 	do
 	{
 		CHECK_FOR_INTERRUPTS();
+		(void) dw_duties_reconfigure();
 		PG_TRY();
 		{
 			turn = do_step(migration_id, duty, state);
-			if (state->failures > 0 && turn != DW_TURN_PAUSED)
+			if (turn != DW_TURN_PAUSED && (state->failures > 0 || !(state->cleared || i_help())))
 			{
 				/* before the error goes: nobody is to find a worker failing, and no reason */
 				show_duties(dw_shared(), turn);
 				record_error(migration_id, duty, NULL, false);
 				state->failures = 0;
+				state->cleared = true;
 			}
 		}
 		PG_CATCH();

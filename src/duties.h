@@ -31,5 +31,7 @@ extern bool dw_extension_exists(void);
 extern DwTurn dw_duties_turn(DwShared *shared, const DwPost *post, TimestampTz *next);
 /* Woken: what waits for work is due at once; what holds back, or has failed, is not. */
 extern void dw_duties_wake(void);
+/* Read the configuration again if the server was told to, which wakes, too.  Outside of transactions; false: it was not. */
+extern bool dw_duties_reconfigure(void);
 
 #endif							/* DW_DUTIES_H */

@@ -156,10 +156,14 @@ extern bool dw_project(DwFlow *flow, TupleTableSlot *source, TupleTableSlot *out
 extern bool dw_in_mapping(DwFlow *flow, TupleTableSlot *source);
 
 /*
- * Key values on one side of the flow from those on the other.  false: no such value there (out of range, null).  The
- * values live until the next call for this flow.
+ * Key values on one side of the flow from those on the other.  false: no such value there (out of range, null, an
+ * expression that fails).  The values live until the next call for this flow.
  */
 extern bool dw_key_across(DwFlow *flow, const DwKey *source_key, DwKey *target_key);
+/* May there be an expression that fails?  It is tried in a subtransaction, which not everybody can have. */
+extern bool dw_key_may_fail(const DwFlow *flow);
+/* The one source column that column i of the target key is made of; 0: none, or several. */
+extern AttrNumber dw_key_made_of(const DwFlow *flow, int i);
 /* Old-side key values from the mapping's key, and back. */
 extern bool dw_old_key(DwCompiled *compiled, const DwKey *key, DwKey *old_key);
 extern bool dw_key_of_old(DwCompiled *compiled, const DwKey *old_key, DwKey *key);
@@ -182,6 +186,8 @@ extern void dw_key_must_return(DwFlow *flow, const DwKey *source_key, const DwKe
 /* Key as users see it, new-side columns, and back.  ERROR 22023 with hint for a key with wrong columns. */
 extern Jsonb *dw_key_to_jsonb(DwCompiled *compiled, const DwKey *key);
 extern void dw_key_from_jsonb(DwCompiled *compiled, Jsonb *json, DwKey *key);
+/* For an old key that has none: under the names of the new-side columns the old values that they would be made of, or null. */
+extern Jsonb *dw_key_material(DwFlow *forward, const DwKey *old_key);
 /* Columns of a new-side row (attribute numbers in columns) as jsonb under their names, settings pinned. */
 extern Jsonb *dw_row_to_jsonb(TupleDesc desc, TupleTableSlot *row, const Bitmapset *columns);
 

@@ -417,14 +417,14 @@ mirror_event(DwStatement *statement, DwFlow *flow, const void *arg)
 	return counter;
 }
 
-/* A source key for messages, as users know it. */
+/* A source key for messages, as users know it.  After an error there can be no subtransaction to compute it in. */
 static char *
 describe_key(DwFlow *flow, const DwKey *source_key)
 {
 	DwKey		key = *source_key;
 
-	if (flow->direction == DW_FORWARD && !dw_key_across(flow, source_key, &key))
-		return "unknown";
+	if (flow->direction == DW_FORWARD && (dw_key_may_fail(flow) || !dw_key_across(flow, source_key, &key)))
+		return JsonbToCString(NULL, &dw_key_material(flow, source_key)->root, 0);
 	return JsonbToCString(NULL, &dw_key_to_jsonb(flow->compiled, &key)->root, 0);
 }
 
@@ -439,7 +439,8 @@ describe_gathered(DwGather *gather)
 	if (!dw_gather_key_at_fault(gather, &target_key))
 		return "not known, one of several";
 	key = target_key;
-	if (flow->direction == DW_REVERSE && !dw_key_of_old(flow->compiled, &target_key, &key))
+	if (flow->direction == DW_REVERSE &&
+		(dw_key_may_fail(&flow->compiled->flow[DW_FORWARD]) || !dw_key_of_old(flow->compiled, &target_key, &key)))
 		return "unknown";
 	return JsonbToCString(NULL, &dw_key_to_jsonb(flow->compiled, &key)->root, 0);
 }

@@ -91,13 +91,17 @@ is_missing_parent(int sqlstate)
 static void
 enqueue_key(DwFlow *flow, const DwKey *source_key, const DwError *error)
 {
+	int			sqlstate = error ? error->sqlstate : 0;
+	const char *message = error ? error->message : NULL;
 	DwKey		key;
 
 	if (flow->direction == DW_REVERSE)
-		key = *source_key;
-	else if (!dw_key_across(flow, source_key, &key))
-		return;					/* a row without a key on the other side has no counterpart */
-	dw_queue_append(flow, &key, error ? error->sqlstate : 0, error ? error->message : NULL);
+		dw_queue_append(flow, source_key, sqlstate, message);
+	else if (dw_key_across(flow, source_key, &key))
+		dw_queue_append(flow, &key, sqlstate, message);
+	else if (error != NULL)
+		dw_queue_append_json(flow->compiled->mapping_id, flow->direction, dw_key_material(flow, source_key), sqlstate, message);
+	/* else the key has no counterpart, and nothing was wrong with it */
 }
 
 static void

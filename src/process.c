@@ -189,13 +189,8 @@ wait_for_work(DwShared *shared, TimestampTz next)
 						 Min(ms + 1, DATABASE_CHECK_MS), PG_WAIT_EXTENSION);
 		ResetLatch(MyLatch);
 		CHECK_FOR_INTERRUPTS();
-		if (ConfigReloadPending)
-		{
-			ConfigReloadPending = false;
-			ProcessConfigFile(PGC_SIGHUP);
-			dw_duties_wake();
+		if (dw_duties_reconfigure())
 			return;
-		}
 		check_database(shared, next);
 	}
 }

@@ -201,6 +201,32 @@ dw_row_to_jsonb(TupleDesc desc, TupleTableSlot *row, const Bitmapset *columns)
 	return JsonbValueToJsonb(pushJsonbValue(&state, WJB_END_OBJECT, NULL));
 }
 
+Jsonb *
+dw_key_material(DwFlow *forward, const DwKey *old_key)
+{
+	const DwKeyShape *from = forward->source_key;
+	const DwKeyShape *to = forward->target_key;
+	JsonbParseState *state = NULL;
+	int			nest = pin_output_settings();
+
+	pushJsonbValue(&state, WJB_BEGIN_OBJECT, NULL);
+	for (int i = 0; i < to->ncolumns; i++)
+	{
+		AttrNumber	made_of = dw_key_made_of(forward, i);
+		JsonbValue	json;
+
+		set_string(&json, pstrdup(NameStr(TupleDescAttr(forward->target_desc, to->columns[i] - 1)->attname)));
+		pushJsonbValue(&state, WJB_KEY, &json);
+		json.type = jbvNull;
+		for (int k = 0; k < from->ncolumns && made_of != 0; k++)
+			if (from->columns[k] == made_of)
+				value_to_json(TupleDescAttr(forward->source_desc, made_of - 1)->atttypid, old_key->values[k], false, &json);
+		pushJsonbValue(&state, WJB_VALUE, &json);
+	}
+	AtEOXact_GUC(false, nest);
+	return JsonbValueToJsonb(pushJsonbValue(&state, WJB_END_OBJECT, NULL));
+}
+
 static void
 wrong_key(DwCompiled *compiled)
 {
