@@ -256,8 +256,10 @@ collect_entries(DwBatch *batch, ArrayType *keys)
 	bool		isnull;
 
 	begin_by_index(&sql);
-	rows = dw_sql("WITH e AS MATERIALIZED (SELECT id, key, direction, dead, attempts, enqueued_at FROM _dualwrite.queue "
-				  "WHERE mapping_id = $1 AND key = ANY ($2) FOR UPDATE SKIP LOCKED) "
+	rows = dw_sql("WITH e AS MATERIALIZED (SELECT q.id, q.key, q.direction, q.dead, q.attempts, q.enqueued_at "
+				  "FROM (SELECT DISTINCT u.key FROM unnest($2) AS u (key)) AS k "
+				  "JOIN _dualwrite.queue AS q ON q.mapping_id = $1 "
+				  "AND jsonb_hash_extended(q.key, 0) = jsonb_hash_extended(k.key, 0) AND q.key = k.key FOR UPDATE OF q SKIP LOCKED) "
 				  "SELECT key, min(id) FILTER (WHERE NOT dead), coalesce(max(attempts) FILTER (WHERE NOT dead), 0), min(enqueued_at), "
 				  "coalesce(bool_or(direction = 'forward') FILTER (WHERE NOT dead), false), "
 				  "coalesce(bool_or(direction = 'reverse') FILTER (WHERE NOT dead), false), array_agg(id) "

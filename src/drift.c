@@ -160,7 +160,7 @@ dw_drift_record(DwCompiled *compiled, int64 pass, List *differences, DwTally *ta
 		   " SELECT DISTINCT ON (u.key) $1, $2, u.key, u.kind, u.columns::text[], u.old_values, u.new_values"
 		   "  FROM unnest($3, $4, $5, $6, $7) AS u (key, kind, columns, old_values, new_values)"
 		   "  ORDER BY u.key"
-		   " ON CONFLICT (mapping_id, key) WHERE state IN ('open', 'ignored') DO UPDATE SET"
+		   " ON CONFLICT (mapping_id, digest) WHERE state IN ('open', 'ignored') DO UPDATE SET"
 		   "  last_pass = excluded.last_pass, kind = excluded.kind, columns = excluded.columns,"
 		   "  old_values = excluded.old_values, new_values = excluded.new_values,"
 		   "  (state, reason, detected_at) = (SELECT"
@@ -200,7 +200,7 @@ listed_keys(int32 mapping_id, List *differences, int from)
 	begin_by_index(&sql);
 	/* LIMIT: a probe of the index a key, not a join */
 	rows = dw_sql("SELECT u.i::int FROM unnest($2) WITH ORDINALITY AS u (key, i) CROSS JOIN LATERAL (SELECT FROM _dualwrite.drift AS d"
-				  " WHERE d.mapping_id = $1 AND d.key = u.key AND d.state IN ('open', 'ignored') LIMIT 1) AS l",
+				  " WHERE d.mapping_id = $1 AND d.digest = _dualwrite.key_digest(u.key) AND d.state IN ('open', 'ignored') LIMIT 1) AS l",
 				  2, (DwArg[]) {DW_INT4(mapping_id), array_arg(JSONBOID, keys, NULL, count)});
 	MemoryContextSwitchTo(sql.caller);
 	for (uint64 i = 0; i < rows; i++)
@@ -257,6 +257,10 @@ key_list(DwSql *sql, uint64 count)
 	return keys;
 }
 
+/* In the order of the index: what is behind the key of argument 3, all of it where that is null. */
+#define BEHIND_KEY_3 \
+	"digest > coalesce(_dualwrite.key_digest($3), '00000000-0000-0000-0000-000000000000') ORDER BY digest"
+
 List *
 dw_drift_unseen(int32 mapping_id, int64 pass, Jsonb *after, int limit)
 {
@@ -265,7 +269,7 @@ dw_drift_unseen(int32 mapping_id, int64 pass, Jsonb *after, int limit)
 
 	begin_by_index(&sql);
 	keys = key_list(&sql, dw_sql("SELECT key FROM _dualwrite.drift WHERE mapping_id = $1 AND state IN ('open', 'ignored')"
-								 " AND last_pass <> $2 AND ($3::jsonb IS NULL OR key > $3) ORDER BY key LIMIT $4",
+								 " AND last_pass <> $2 AND " BEHIND_KEY_3 " LIMIT $4",
 								 4, (DwArg[]) {DW_INT4(mapping_id), DW_INT8(pass), DW_JSONB(after), DW_INT4(limit)}));
 	dw_sql_end(&sql);
 	return keys;
@@ -279,8 +283,7 @@ dw_drift_list(int32 mapping_id, int64 pass, Jsonb *after, int limit)
 
 	begin_by_index(&sql);
 	keys = key_list(&sql, dw_sql("SELECT key FROM _dualwrite.drift WHERE mapping_id = $1 AND state IN ('open', 'ignored')"
-								 " AND state = 'open' AND ($2 = 0 OR last_pass = $2) AND ($3::jsonb IS NULL OR key > $3)"
-								 " ORDER BY key LIMIT $4",
+								 " AND state = 'open' AND ($2 = 0 OR last_pass = $2) AND " BEHIND_KEY_3 " LIMIT $4",
 								 4, (DwArg[]) {DW_INT4(mapping_id), DW_INT8(pass), DW_JSONB(after), DW_INT4(limit)}));
 	dw_sql_end(&sql);
 	return keys;
@@ -300,7 +303,7 @@ dw_drift_gone(int32 mapping_id, List *keys)
 		return;
 	begin_by_index(&sql);
 	dw_sql("UPDATE _dualwrite.drift AS d SET state = 'gone', closed_at = clock_timestamp() FROM unnest($2) AS k (key)"
-		   " WHERE d.mapping_id = $1 AND d.key = k.key AND d.state IN ('open', 'ignored')",
+		   " WHERE d.mapping_id = $1 AND d.digest = _dualwrite.key_digest(k.key) AND d.state IN ('open', 'ignored')",
 		   2, (DwArg[]) {DW_INT4(mapping_id), array_arg(JSONBOID, values, NULL, n)});
 	dw_sql_end(&sql);
 }
@@ -319,7 +322,7 @@ dw_drift_repaired(DwCompiled *compiled, const DwDifference *overwritten)
 	dw_sql("WITH known AS ("
 		   "UPDATE _dualwrite.drift SET state = 'repaired', closed_at = clock_timestamp(), reason = NULL,"
 		   "  kind = $3, columns = $4, old_values = $5, new_values = $6"
-		   " WHERE mapping_id = $1 AND key = $2 AND state IN ('open', 'ignored') RETURNING key)"
+		   " WHERE mapping_id = $1 AND digest = _dualwrite.key_digest($2) AND state IN ('open', 'ignored') RETURNING key)"
 		   "INSERT INTO _dualwrite.drift (mapping_id, key, kind, columns, old_values, new_values, last_pass, state, closed_at)"
 		   " SELECT $1, $2, $3, $4, $5, $6, 0, 'repaired', clock_timestamp() WHERE $7 AND NOT EXISTS (SELECT FROM known)",
 		   7, (DwArg[])
@@ -340,7 +343,7 @@ dw_drift_failed(int32 mapping_id, Jsonb *key, const char *message)
 	DwSql		sql;
 
 	begin_by_index(&sql);
-	dw_sql("UPDATE _dualwrite.drift SET reason = $3 WHERE mapping_id = $1 AND key = $2 AND state IN ('open', 'ignored')",
+	dw_sql("UPDATE _dualwrite.drift SET reason = $3 WHERE mapping_id = $1 AND digest = _dualwrite.key_digest($2) AND state IN ('open', 'ignored')",
 		   3, (DwArg[]) {DW_INT4(mapping_id), DW_JSONB(key), DW_TEXT(message)});
 	dw_sql_end(&sql);
 }
@@ -353,7 +356,7 @@ dw_drift_ignore(int32 mapping_id, Jsonb *key, const char *reason)
 
 	begin_by_index(&sql);
 	found = dw_sql("UPDATE _dualwrite.drift SET state = 'ignored', reason = $3"
-				   " WHERE mapping_id = $1 AND key = $2 AND state IN ('open', 'ignored')",
+				   " WHERE mapping_id = $1 AND digest = _dualwrite.key_digest($2) AND state IN ('open', 'ignored')",
 				   3, (DwArg[]) {DW_INT4(mapping_id), DW_JSONB(key), DW_TEXT(reason)});
 	dw_sql_end(&sql);
 	return found > 0;

@@ -33,9 +33,9 @@ extern void dw_drift_record(DwCompiled *compiled, int64 pass, List *differences,
  */
 extern void dw_drift_record_some(DwCompiled *compiled, int64 pass, List *differences, int64 room, DwTally *tally);
 
-/* Keys (List of Jsonb *) behind "after" (NULL: all) in the order of keys, that this pass has not seen; with limit. */
+/* Keys (List of Jsonb *) behind "after" (NULL: all), in an order that does not change, that this pass has not seen; with limit. */
 extern List *dw_drift_unseen(int32 mapping_id, int64 pass, Jsonb *after, int limit);
-/* Open keys of a mapping behind "after", in order; pass: only those that it saw, 0 for any. */
+/* Open keys of a mapping behind "after", in the same order; pass: only those that it saw, 0 for any. */
 extern List *dw_drift_list(int32 mapping_id, int64 pass, Jsonb *after, int limit);
 
 /* These keys (List of Jsonb *) agree now. */

@@ -111,6 +111,9 @@ dw_queue_counts(int32 migration_id, int64 *waiting, int64 *dead)
 	dw_sql_end(&sql);
 }
 
+/* Key in argument 2: the index has its hash. */
+#define IS_KEY_2 "jsonb_hash_extended(key, 0) = jsonb_hash_extended($2, 0) AND key = $2"
+
 bool
 dw_queue_has(int32 mapping_id, Jsonb *key, Snapshot snapshot)
 {
@@ -118,7 +121,7 @@ dw_queue_has(int32 mapping_id, Jsonb *key, Snapshot snapshot)
 	bool		found;
 
 	dw_sql_begin(&sql);
-	found = dw_sql_snapshot("SELECT FROM _dualwrite.queue WHERE mapping_id = $1 AND key = $2 AND NOT dead LIMIT 1",
+	found = dw_sql_snapshot("SELECT FROM _dualwrite.queue WHERE mapping_id = $1 AND " IS_KEY_2 " AND NOT dead LIMIT 1",
 							2, (DwArg[]) {DW_INT4(mapping_id), DW_JSONB(key)}, snapshot) > 0;
 	dw_sql_end(&sql);
 	return found;
@@ -131,7 +134,7 @@ dw_queue_opposes(const DwFlow *flow, Jsonb *key)
 	bool		found;
 
 	dw_sql_begin(&sql);
-	found = dw_sql("SELECT FROM _dualwrite.queue WHERE mapping_id = $1 AND key = $2 AND direction = $3 LIMIT 1",
+	found = dw_sql("SELECT FROM _dualwrite.queue WHERE mapping_id = $1 AND " IS_KEY_2 " AND direction = $3 LIMIT 1",
 				   3, (DwArg[]) {DW_INT4(flow->compiled->mapping_id), DW_JSONB(key),
 				   DW_TEXT(dw_direction_name(flow->direction == DW_FORWARD ? DW_REVERSE : DW_FORWARD))}) > 0;
 	dw_sql_end(&sql);
