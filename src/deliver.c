@@ -1,5 +1,5 @@
 /*
- * deliver.c: queued keys are brought to agreement, some in a transaction.
+ * deliver.c: queued keys are brought to agreement, some in a transaction, by one process or several.
  *
  * Keys that have not failed yet go together: a commit, and to another server some round trips, are shared by all of them.
  * Their rows stay locked until then, so there is a limit of time; nothing waits for anybody meanwhile, so that nobody
@@ -7,7 +7,8 @@
  * each at its own time, and never hold up others.
  *
  * An entry of a key says no more than that the key may disagree.  All entries of it that are there are settled by one look, and exactly
- * these are deleted, so that what was appended meanwhile is looked at again.
+ * these are deleted, so that what was appended meanwhile is looked at again.  What one process has in hand others pass over
+ * (SKIP LOCKED); where a key of theirs depends on it, it waits like one that was queued later.
  *
  * Part (a) of the invariant where converge finds a source row, part (d) where it finds none.
  */
@@ -552,6 +553,17 @@ is_out_of_reach(const DwBatch *batch, const DwError *failure)
 	return dw_error_is_connection(failure->sqlstate) && mapping != NULL && get_rel_relkind(mapping->new_table) == RELKIND_FOREIGN_TABLE;
 }
 
+/*
+ * A child was tried while its parent was not committed, and now the parent's entries are gone: whoever delivered it, another
+ * worker or the application, has committed in between.  So a second look decides.
+ */
+static bool
+parent_has_come(DwBatch *batch, const DwQueued *queued, DwError *failure)
+{
+	return failure->sqlstate == ERRCODE_FOREIGN_KEY_VIOLATION && !waits_for_others(batch, queued, failure) &&
+		dw_attempt(converge_keys, batch, batch->trial, failure);
+}
+
 /* Keys from .. to - 1; what fails by halves.  Some may be left over for lack of time. */
 static void
 deliver_keys(DwBatch *batch, int from, int to)
@@ -572,6 +584,8 @@ deliver_keys(DwBatch *batch, int from, int to)
 		batch->stopped = true;
 		return;
 	}
+	else if (to - from == 1 && parent_has_come(batch, batch->keys[from], &failure))
+		settle_done(batch);
 	else if (to - from == 1)
 		settle_failed(batch, batch->keys[from], &failure);
 	else
@@ -626,4 +640,21 @@ dw_deliver_step(const DwMigration *migration, TimestampTz *next_due)
 	MemoryContextSwitchTo(old);
 	MemoryContextDelete(context);
 	return result;
+}
+
+int
+dw_deliver_openings(const DwMigration *migration)
+{
+	DwSql		sql;
+	bool		isnull;
+	int64		due;
+
+	dw_sql_begin(&sql);
+	(void) dw_sql("SELECT count(*) FROM (SELECT FROM _dualwrite.mapping m JOIN _dualwrite.queue e ON e.mapping_id = m.id "
+				  "WHERE m.migration_id = $1 AND NOT e.dead AND e.next_attempt_at <= $2 LIMIT $3) AS d",
+				  3, (DwArg[]) {DW_INT4(migration->id), DW_TIME(GetCurrentTimestamp()),
+				  DW_INT8((int64) DW_BATCH_KEYS * dw_setting_int(migration->id, "queue_workers"))});
+	due = DatumGetInt64(dw_sql_value(0, 1, &isnull));
+	dw_sql_end(&sql);
+	return (int) ((due + DW_BATCH_KEYS - 1) / DW_BATCH_KEYS);
 }

@@ -14,4 +14,7 @@
  */
 extern DwStep dw_deliver_step(const DwMigration *migration, TimestampTz *next_due);
 
+/* How many processes could find a batch of due keys for themselves. */
+extern int	dw_deliver_openings(const DwMigration *migration);
+
 #endif							/* DW_DELIVER_H */

@@ -73,7 +73,8 @@ static DwStep housekeeping_duty(const DwMigration *migration, TimestampTz *next_
 static void show_duties(DwShared *shared, DwTurn turn);
 
 static const DwDuty duties[] = {
-	{DW_ROLE_QUEUE, "queue", DW_PHASE_SHADOW, DW_PHASE_CUTOVER, POLL_MS, dw_deliver_step, NULL, NULL},
+	{DW_ROLE_QUEUE, "queue", DW_PHASE_SHADOW, DW_PHASE_CUTOVER, POLL_MS, dw_deliver_step,
+	"queue_workers", dw_deliver_openings},
 	/* above its own phase there is something to copy after alter_mapping, which goes through the rows again */
 	{DW_ROLE_BACKFILL, "backfill", DW_PHASE_BACKFILL, DW_PHASE_READ_SWITCH, POLL_MS, backfill_duty,
 	"backfill_workers", dw_backfill_openings},
@@ -515,7 +516,7 @@ show_duties(DwShared *shared, DwTurn turn)
 	static DwRole shown_role = DW_ROLE_NONE;
 	static DwActivity shown = DW_ACTIVITY_STARTING;
 	DwRole		role = turn == DW_TURN_PAUSED ? DW_ROLE_NONE : duties[0].role;
-	DwActivity	activity = turn == DW_TURN_PAUSED ? DW_ACTIVITY_PAUSED : i_help() ? DW_ACTIVITY_WAITING : states[0].activity;
+	DwActivity	activity = turn == DW_TURN_PAUSED ? DW_ACTIVITY_PAUSED : is_mine(&duties[0]) ? states[0].activity : DW_ACTIVITY_WAITING;
 
 	for (int i = 1; i < (int) lengthof(duties) && turn != DW_TURN_PAUSED; i++)
 		if (is_mine(&duties[i]) && states[i].activity != DW_ACTIVITY_WAITING && states[i].activity != DW_ACTIVITY_STARTING)

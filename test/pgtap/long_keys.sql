@@ -56,7 +56,7 @@ CALL await($$(SELECT count(*) = 1 AND bool_and(attempts >= 2) FROM dualwrite.que
 SELECT is((SELECT v FROM n WHERE t = long_key(0) || 1), 'good', 'a long key is delivered');
 SELECT is((SELECT key->>'t' FROM dualwrite.queue), long_key(0) || 2, 'the bad one is one entry');
 UPDATE o SET v = 'good' WHERE v = 'bad';
-SELECT is(dualwrite.retry('m', (SELECT key FROM dualwrite.queue)), 0::bigint, 'retry by key');
+SELECT is(dualwrite.retry('m', (SELECT DISTINCT key FROM dualwrite.queue)), 0::bigint, 'retry by key');
 CALL await($$NOT EXISTS (SELECT FROM dualwrite.queue)$$);
 CALL dualwrite.run('m', timeout => '60 s');
 SELECT results_eq('SELECT b, t, v FROM o ORDER BY t', 'SELECT b, t, v FROM n ORDER BY t', 'all are there');
