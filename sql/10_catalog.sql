@@ -133,6 +133,7 @@ CREATE TABLE _dualwrite.queue (
 ) WITH (fillfactor = 70, autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 500);
 CREATE INDEX ON _dualwrite.queue (mapping_id, next_attempt_at) WHERE NOT dead;
 -- of the hash: a key may be longer than what an index takes
+CREATE INDEX ON _dualwrite.queue (mapping_id, id) WHERE dead OR attempts > 0;
 CREATE INDEX ON _dualwrite.queue (mapping_id, jsonb_hash_extended(key, 0));
 
 -- One row a range of blocks, updated once a batch: small, hot, half empty pages.
@@ -227,6 +228,7 @@ CREATE TABLE _dualwrite.drift (
 	closed_at timestamptz
 );
 CREATE UNIQUE INDEX drift_live ON _dualwrite.drift (mapping_id, digest) WHERE state IN ('open', 'ignored');
+CREATE INDEX ON _dualwrite.drift (mapping_id, closed_at) WHERE closed_at IS NOT NULL;
 
 -- Behind drift_max_keys a comparison keeps keys without values, many in a row.
 CREATE TABLE _dualwrite.drift_bundle (

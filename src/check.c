@@ -230,51 +230,32 @@ stored_key(DwCompiled *compiled, Jsonb *json)
 	return dw_key_to_jsonb(compiled, &key);
 }
 
-/* All open drift of a mapping, batch by batch in the order of the keys. */
+/* Open drift of a mapping, about so many keys (0: all). */
 static void
-repair_all(DwRepair *repair)
+repair_keys(DwRepair *repair, int64 most)
 {
-	MemoryContext batch[2];
-	MemoryContext old = CurrentMemoryContext;
-	Jsonb	   *after = NULL;
-	List	   *keys;
-	int			turn = 0;
-
-	for (int i = 0; i < 2; i++)
-		batch[i] = AllocSetContextCreate(old, "dualwrite repair batch", ALLOCSET_DEFAULT_SIZES);
-	do
+	while (most == 0 || repair->tried < most)
 	{
-		/* the last key of the batch before is in the other one */
-		MemoryContextReset(batch[turn]);
-		MemoryContextSwitchTo(batch[turn]);
-		keys = dw_drift_list(repair->mapping_id, 0, after, DW_REPAIR_BATCH);
-		dw_repair_keys(repair, keys);
-		if (keys != NIL)
-			after = llast(keys);
-		turn = 1 - turn;
-	} while (keys != NIL);
-	MemoryContextSwitchTo(old);
-	while (dw_repair_bundle(repair))
+		int			limit = most == 0 ? DW_REPAIR_BATCH : (int) Min(most - repair->tried, DW_REPAIR_BATCH);
+
 		CHECK_FOR_INTERRUPTS();
-	for (int i = 0; i < 2; i++)
-		MemoryContextDelete(batch[i]);
+		if (!dw_repair_next(repair, limit))
+			break;
+	}
 }
 
-static void
-record_repair(const DwMigration *migration, Jsonb *key, int64 repaired)
+/* Argument 4: 0 for NULL. */
+static int64
+max_keys_argument(FunctionCallInfo fcinfo)
 {
-	StringInfoData detail;
+	int64		most = PG_ARGISNULL(4) ? 0 : PG_GETARG_INT64(4);
 
-	initStringInfo(&detail);
-	appendStringInfo(&detail, "{\"keys\": " INT64_FORMAT ", \"truth\": \"%s\"", repaired,
-					 DW_TRUTH_DIRECTION(migration->phase) == DW_FORWARD ? "old" : "new");
-	if (key != NULL)
-	{
-		appendStringInfoString(&detail, ", \"key\": ");
-		JsonbToCString(&detail, &key->root, VARSIZE(key));
-	}
-	appendStringInfoChar(&detail, '}');
-	dw_event_record(migration->name, "repair", -1, -1, NIL, NULL, detail.data);
+	if (!PG_ARGISNULL(4) && most <= 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("max_keys must be positive"),
+				 errhint("NULL repairs all keys.")));
+	return most;
 }
 
 Datum
@@ -285,7 +266,9 @@ dw_repair_sql(PG_FUNCTION_ARGS)
 	Jsonb	   *key = PG_ARGISNULL(1) ? NULL : PG_GETARG_JSONB_P(1);
 	Oid			new_table = PG_ARGISNULL(2) ? InvalidOid : PG_GETARG_OID(2);
 	bool		dry_run = !PG_ARGISNULL(3) && PG_GETARG_BOOL(3);
+	int64		most = max_keys_argument(fcinfo);
 	int64		repaired = 0;
+	int64		tried = 0;
 	ListCell   *lc;
 
 	dw_repair_check_allowed(migration);
@@ -301,12 +284,13 @@ dw_repair_sql(PG_FUNCTION_ARGS)
 
 		if (key != NULL)
 			dw_repair_single(&repair, stored_key(compiled, key));
-		else
-			repair_all(&repair);
+		else if (most == 0 || tried < most)
+			repair_keys(&repair, most == 0 ? 0 : most - tried);
 		repaired += repair.repaired;
+		tried += repair.tried;
 	}
 	if (!dry_run)
-		record_repair(migration, key, repaired);
+		dw_repair_record(migration, key, repaired);
 	PG_RETURN_INT64(repaired);
 }
 

@@ -361,3 +361,21 @@ dw_drift_ignore(int32 mapping_id, Jsonb *key, const char *reason)
 	dw_sql_end(&sql);
 	return found > 0;
 }
+
+/* A batch of a few hundred milliseconds at most. */
+#define DW_MOST_EXPIRED 10000
+
+bool
+dw_drift_expire(int32 migration_id, TimestampTz before)
+{
+	int64		removed;
+	DwSql		sql;
+
+	begin_by_index(&sql);
+	removed = (int64) dw_sql("DELETE FROM _dualwrite.drift WHERE id = ANY (ARRAY("
+							 "SELECT d.id FROM _dualwrite.mapping AS m JOIN _dualwrite.drift AS d ON d.mapping_id = m.id"
+							 " WHERE m.migration_id = $1 AND d.closed_at < $2 LIMIT $3))",
+							 3, (DwArg[]) {DW_INT4(migration_id), DW_TIME(before), DW_INT8(DW_MOST_EXPIRED)});
+	dw_sql_end(&sql);
+	return removed == DW_MOST_EXPIRED;
+}

@@ -47,6 +47,9 @@ extern void dw_drift_failed(int32 mapping_id, Jsonb *key, const char *message);
 /* Leave an open key alone until its values change.  false: it is not open. */
 extern bool dw_drift_ignore(int32 mapping_id, Jsonb *key, const char *reason);
 
+/* Rows of a migration that were closed before that time are removed, some of them.  true: there may be more. */
+extern bool dw_drift_expire(int32 migration_id, TimestampTz before);
+
 extern const char *dw_drift_kind_name(DwDriftKind kind);
 
 #endif							/* DW_DRIFT_H */

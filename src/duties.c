@@ -13,7 +13,9 @@
 #include "alerts.h"
 #include "backfill.h"
 #include "deliver.h"
+#include "drift.h"
 #include "enforce.h"
+#include "outlived.h"
 #include "recheck.h"
 #include "reconcile.h"
 #include "settings.h"
@@ -80,6 +82,7 @@ static const DwDuty duties[] = {
 	"backfill_workers", dw_backfill_openings},
 	{DW_ROLE_RECONCILE, "reconcile", DW_PHASE_VERIFY, DW_PHASE_CUTOVER, POLL_MS, reconcile_duty,
 	"reconcile_workers", dw_reconcile_openings},
+	{DW_ROLE_NONE, "failed keys", DW_PHASE_SHADOW, DW_PHASE_CUTOVER, POLL_MS, dw_outlived_step, NULL, NULL},
 	{DW_ROLE_NONE, "lookups", DW_PHASE_SHADOW, DW_PHASE_CUTOVER, POLL_MS, dw_recheck_step, NULL, NULL},
 	{DW_ROLE_NONE, "constraints", DW_PHASE_SHADOW, DW_PHASE_CUTOVER, POLL_MS, dw_enforce_step, NULL, NULL},
 	{DW_ROLE_NONE, "alerts", DW_PHASE_SHADOW, DW_PHASE_CUTOVER, POLL_MS, dw_alerts_step, NULL, NULL},
@@ -204,15 +207,14 @@ reconcile_duty(const DwMigration *migration, TimestampTz *next_due)
  * Old entries of the audit: this migration's, and those of migrations that are no more, by the server-wide setting.  Some
  * at a time: the next hour is early enough for the rest.
  */
-static DwStep
-housekeeping_duty(const DwMigration *migration, TimestampTz *next_due)
+static void
+remove_old_events(const DwMigration *migration)
 {
 	int64		own_ms = dw_setting_int(migration->id, "events_retention");
 	int64		server_ms = dw_setting_int(0, "events_retention");
 	TimestampTz now = GetCurrentTimestamp();
 	DwSql		sql;
 
-	(void) next_due;
 	dw_sql_begin(&sql);
 	(void) dw_sql("DELETE FROM _dualwrite.event WHERE id OPERATOR(pg_catalog.=) ANY (ARRAY("
 				  "SELECT e.id FROM _dualwrite.event e WHERE "
@@ -224,6 +226,18 @@ housekeeping_duty(const DwMigration *migration, TimestampTz *next_due)
 								DW_TIME(own_ms > 0 ? now - own_ms * 1000 : DT_NOBEGIN),
 								DW_TIME(server_ms > 0 ? now - server_ms * 1000 : DT_NOBEGIN)});
 	dw_sql_end(&sql);
+}
+
+/* What has been kept for as long as it was to be.  A repair of a million keys leaves a million rows, which go step by step. */
+static DwStep
+housekeeping_duty(const DwMigration *migration, TimestampTz *next_due)
+{
+	int64		drift_ms = dw_setting_int(migration->id, "drift_retention");
+
+	(void) next_due;
+	remove_old_events(migration);
+	if (drift_ms > 0 && dw_drift_expire(migration->id, TimestampTzPlusMilliseconds(GetCurrentTimestamp(), -drift_ms)))
+		return DW_STEP_WORKED;
 	return DW_STEP_IDLE;
 }
 

@@ -21,9 +21,13 @@
 #include "sql.h"
 
 #include "catalog/pg_type.h"
+#include "lib/stringinfo.h"
 #include "miscadmin.h"
 #include "utils/builtins.h"
 #include "utils/memutils.h"
+
+/* So many keys that cannot be repaired are told one by one; all of them are in dualwrite.drift with the reason. */
+#define DW_MOST_WARNINGS 20
 
 static DwConverged
 converge_key(DwFlow *flow, const DwKey *key)
@@ -132,7 +136,8 @@ report_key(DwRepair *repair, Jsonb *key, const DwError *error)
 	}
 	if (!repair->dry_run)
 		dw_drift_failed(repair->mapping_id, key, error->message);
-	ereport(WARNING,
+	/* a mapping that fails for every row must not fill the log */
+	ereport(repair->warnings++ < DW_MOST_WARNINGS ? WARNING : DEBUG1,
 			(errcode(error->sqlstate),
 			 errmsg("key %s was not repaired: %s", text, error->message),
 			 errhint("Change the row, or the mapping with dualwrite.alter_mapping, then call dualwrite.repair again.")));
@@ -210,6 +215,7 @@ dw_repair_bundle(DwRepair *repair)
 	bool		found = keys != NIL;
 
 	dw_repair_keys(repair, keys);
+	repair->tried += list_length(keys);
 	if (found && !repair->dry_run)
 	{
 		dw_bundle_forget(repair->bundle);
@@ -219,6 +225,53 @@ dw_repair_bundle(DwRepair *repair)
 	MemoryContextSwitchTo(old);
 	MemoryContextDelete(context);
 	return found;
+}
+
+static void
+move_on_to(DwRepair *repair, const Jsonb *key, MemoryContext memory)
+{
+	Jsonb	   *copy = MemoryContextAlloc(memory, VARSIZE(key));
+
+	memcpy(copy, key, VARSIZE(key));
+	if (repair->after != NULL)
+		pfree(repair->after);
+	repair->after = copy;
+}
+
+bool
+dw_repair_next(DwRepair *repair, int limit)
+{
+	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext, "dualwrite repair keys", ALLOCSET_DEFAULT_SIZES);
+	MemoryContext old = MemoryContextSwitchTo(context);
+	List	   *keys = repair->singles_done ? NIL : dw_drift_list(repair->mapping_id, 0, repair->after, limit);
+	bool		found = keys != NIL;
+
+	dw_repair_keys(repair, keys);
+	if (found)
+		move_on_to(repair, llast(keys), repair->memory ? repair->memory : old);
+	repair->tried += list_length(keys);
+	repair->given = repair->left = NIL;
+	repair->singles_done = !found;
+	MemoryContextSwitchTo(old);
+	MemoryContextDelete(context);
+	return found || dw_repair_bundle(repair);
+}
+
+void
+dw_repair_record(const DwMigration *migration, Jsonb *key, int64 repaired)
+{
+	StringInfoData detail;
+
+	initStringInfo(&detail);
+	appendStringInfo(&detail, "{\"keys\": " INT64_FORMAT ", \"truth\": \"%s\"", repaired,
+					 DW_TRUTH_DIRECTION(migration->phase) == DW_FORWARD ? "old" : "new");
+	if (key != NULL)
+	{
+		appendStringInfoString(&detail, ", \"key\": ");
+		JsonbToCString(&detail, &key->root, VARSIZE(key));
+	}
+	appendStringInfoChar(&detail, '}');
+	dw_event_record(migration->name, "repair", -1, -1, NIL, NULL, detail.data);
 }
 
 void

@@ -15,6 +15,11 @@ typedef struct DwRepair
 	bool		raise;			/* an error of a key is the caller's; otherwise a WARNING, and the key stays open */
 	int			skip_level;		/* message level for keys that others are writing */
 	int64		repaired;		/* result */
+	int			warnings;		/* keys whose errors were told */
+	int64		tried;			/* result of dw_repair_next: keys that were looked at */
+	Jsonb	   *after;			/* dw_repair_next: the last key with a row of its own */
+	MemoryContext memory;		/* where that is kept; NULL: the current one */
+	bool		singles_done;	/* dw_repair_next: there is none behind it */
 	int64		bundle;			/* dw_repair_bundle: the last one */
 	List	   *given;			/* the keys of the call under way */
 	List	   *left;			/* result of the last call: keys (of those given) that could not be done */
@@ -34,5 +39,9 @@ extern void dw_repair_single(DwRepair *repair, Jsonb *key);
  * Repair the next bundle of keys, likewise.  Those that cannot be done get rows of their own.  false: there is none.
  */
 extern bool dw_repair_bundle(DwRepair *repair);
+/* The next of the mapping's open keys, at most so many with rows of their own, or a bundle.  false: all have been looked at. */
+extern bool dw_repair_next(DwRepair *repair, int limit);
+/* The audit's record of a repair of this many keys; key: of this one, or NULL. */
+extern void dw_repair_record(const DwMigration *migration, Jsonb *key, int64 repaired);
 
 #endif							/* DW_REPAIR_H */

@@ -99,4 +99,55 @@ SELECT results_eq('SELECT id FROM listed', 'VALUES (2222::bigint)', 'the backgro
 SELECT is((SELECT repaired FROM _dualwrite.reconcile_pass ORDER BY id DESC LIMIT 1), 4699::bigint, 'and counts it');
 SELECT is_empty('SELECT * FROM _dualwrite.drift_bundle', 'nothing is bundled any more');
 
+-- many transactions, none of them large: each notes which one it is
+SELECT dualwrite.configure('m', 'reconcile_repair', 'off');
+UPDATE o SET v = 'good' WHERE id = 2222;
+SELECT is((SELECT missing + extra + different FROM dualwrite.reconcile('m')), 0::bigint, 'both sides agree again');
+CALL break_it();
+SELECT is((SELECT missing + extra + different FROM dualwrite.reconcile('m')), 4700::bigint, 'once more');
+SELECT ok(dualwrite.repair('m', max_keys => 30) = 30, 'so many keys and no more');
+SELECT dualwrite.repair('m', max_keys => 100) AS repaired \gset
+SELECT ok(:repaired BETWEEN 100 AND 570, 'those of a bundle together');
+SELECT throws_ok($$SELECT dualwrite.repair('m', max_keys => 0)$$, '22023', NULL, 'none at all makes no sense');
+CREATE TABLE writes (xid xid8);
+CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN INSERT INTO public.writes VALUES (pg_current_xact_id()); RETURN coalesce(NEW, OLD); END$$;
+CREATE TRIGGER note BEFORE INSERT OR UPDATE OR DELETE ON n FOR EACH ROW EXECUTE FUNCTION note();
+ALTER TABLE n ENABLE ALWAYS TRIGGER note;
+\set ON_ERROR_STOP off
+BEGIN;
+CALL dualwrite.repair_all('m');
+\set in_block :SQLSTATE
+ROLLBACK;
+CALL dualwrite.repair_all('nobody');
+\set unknown :SQLSTATE
+CALL dualwrite.repair_all('m', 'o');
+\set not_new :SQLSTATE
+CALL dualwrite.repair_all('m', max_keys_per_second => 0);
+\set no_keys :SQLSTATE
+\set ON_ERROR_STOP on
+SELECT results_eq(format('VALUES (%L, %L, %L, %L)', :'in_block'::text, :'unknown'::text, :'not_new'::text, :'no_keys'::text),
+	$$VALUES ('25001', '42704', '22023', '22023')$$, 'repair_all: what is refused');
+SET client_min_messages = error;
+CALL dualwrite.repair_all('m');
+RESET client_min_messages;
+DROP TRIGGER note ON n;
+SELECT results_eq('SELECT id FROM listed', 'VALUES (2222::bigint)', 'repair_all repairs what can be');
+SELECT cmp_ok((SELECT count(DISTINCT xid) FROM writes), '>', 7::bigint, 'in many transactions');
+-- a bundle of which one key fails is done by halves, so that some keys are written, undone and written again
+SELECT cmp_ok((SELECT max(keys) FROM (SELECT count(*) AS keys FROM writes GROUP BY xid) AS x), '<=', 500::bigint, 'each of few keys');
+SELECT ok((SELECT (detail->>'keys')::int > 4000 FROM dualwrite.events WHERE event = 'repair' ORDER BY occurred_at DESC LIMIT 1), 'which the audit tells');
+UPDATE o SET v = 'good' WHERE id = 2222;
+CALL bypass('DELETE FROM n WHERE id BETWEEN 1 AND 60');
+SELECT is((SELECT missing + extra + different FROM dualwrite.reconcile('m')), 60::bigint, 'some more');
+CALL dualwrite.repair_all('m', 'n', 1000);
+SELECT is((SELECT missing + extra + different FROM dualwrite.reconcile('m')), 0::bigint, 'repaired slowly');
+
+-- what is closed goes in time
+CALL bypass('DELETE FROM n WHERE id = 70');
+SELECT is((SELECT missing FROM dualwrite.reconcile('m')), 1::bigint, 'one that is open');
+SELECT cmp_ok((SELECT count(*) FROM dualwrite.drift), '>', 4000::bigint, 'a list of what was');
+SELECT dualwrite.configure('m', 'drift_retention', '1 ms');
+CALL await($$(SELECT count(*) = 1 FROM dualwrite.drift)$$);
+SELECT is((SELECT key FROM dualwrite.drift), '{"id": 70}', 'after drift_retention only what is open is left');
+
 SELECT * FROM finish();

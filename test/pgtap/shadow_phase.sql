@@ -53,8 +53,19 @@ SELECT dualwrite.configure('m', 'gate_shadow_success', NULL);
 SELECT dualwrite.reset_stats('m');
 SELECT ok((SELECT passed FROM dualwrite.gates('m') WHERE gate = 'shadow_failures'), 'or they were before the mapping was mended');
 
--- without it what succeeds stays
+-- what a later write has put right is no failure any more, be it a dead letter
 SELECT dualwrite.configure('m', 'shadow_discard', 'off');
+SELECT dualwrite.configure('m', 'queue_max_attempts', '1');
+UPDATE o SET v = 'bad' WHERE id IN (60, 61);
+CALL await('(SELECT count(*) = 2 FROM dualwrite.dead_letters)');
+UPDATE o SET v = 'mended' WHERE id = 60;
+CALL await('(SELECT count(*) = 1 FROM dualwrite.dead_letters)');
+SELECT is((SELECT key FROM dualwrite.dead_letters), '{"id": 61}', 'the one that was mended is buried');
+UPDATE o SET v = 'mended' WHERE id = 61;
+CALL await('NOT EXISTS (SELECT FROM dualwrite.dead_letters)');
+SELECT dualwrite.reset_stats('m');
+
+-- without shadow_discard what succeeds stays
 UPDATE o SET v = v || '!';
 SELECT is((SELECT count(*) FROM n WHERE v LIKE '%!'), 100::bigint, 'without shadow_discard what succeeds stays');
 SELECT dualwrite.advance('m');
