@@ -112,8 +112,7 @@ extern void dw_bulk_settle(DwBulk *bulk);	/* queue the checks of the rows that s
 extern void dw_bulk_end(DwBulk *bulk);
 
 /*
- * Remove many rows, heap targets with a key of one column only: keys are put in the order of the index, which is then
- * walked instead of descended for each.  Never waits.  Returns how many were removed; the keys of the others, which are not there, or
+ * Remove many rows, heap targets with a key of one column only: keys are put in the order of the index.  Never waits.  Returns how many were removed; the keys of the others, which are not there, or
  * in other hands, come first in keys and want dw_target_remove.
  */
 extern bool dw_sweep_possible(DwTarget *target);

@@ -11,6 +11,7 @@
 #include "postgres.h"
 
 #include "lookup.h"
+#include "stride.h"
 
 #include "access/heapam.h"
 #include "access/stratnum.h"
@@ -32,6 +33,9 @@
 #include "utils/partcache.h"
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
+
+/* So many look-ups, and there are going to be more of them. */
+#define MANY_LOOKUPS 16
 
 /* An executor state that knows the root table: constraint errors and trigger events ask it for permissions. */
 static EState *
@@ -75,13 +79,25 @@ dw_lookup_open(const DwKeyShape *shape, LOCKMODE lock)
 }
 
 static void
+end_scans(DwLeaf *leaf)
+{
+	if (leaf->scan != NULL)
+		index_endscan(leaf->scan);
+	if (leaf->stride != NULL)
+		dw_stride_end(leaf->stride);
+	leaf->scan = NULL;
+	leaf->stride = NULL;
+	leaf->on_page = false;
+	leaf->looked_up = 0;
+}
+
+static void
 close_leaf(DwLeaf *leaf)
 {
 	/* slots first: they hold pins, and references to the relation's descriptor */
 	ExecDropSingleTupleTableSlot(leaf->slot);
 	ExecDropSingleTupleTableSlot(leaf->write_slot);
-	if (leaf->scan != NULL)
-		index_endscan(leaf->scan);
+	end_scans(leaf);
 	if (leaf->writable)
 		ExecCloseIndices(leaf->rri);
 	index_close(leaf->index, NoLock);
@@ -115,9 +131,7 @@ dw_lookup_let_go(DwLookup *lookup)
 
 		ExecClearTuple(leaf->slot);
 		ExecClearTuple(leaf->write_slot);
-		if (leaf->scan != NULL)
-			index_endscan(leaf->scan);
-		leaf->scan = NULL;
+		end_scans(leaf);
 		if (leaf->writable)
 			ExecCloseIndices(leaf->rri);
 		leaf->writable = false;
@@ -424,6 +438,7 @@ scan_leaf(DwLookup *lookup, DwLeaf *leaf, const DwKey *key, Snapshot snapshot)
 	if (leaf->scan == NULL)
 		leaf->scan = dw_index_beginscan(leaf->rel, leaf->index, snapshot, lookup->shape->ncolumns);
 	leaf->scan->xs_snapshot = snapshot;
+	leaf->on_page = true;
 	index_rescan(leaf->scan, leaf->scankey, lookup->shape->ncolumns, NULL, 0);
 	if (is_heap && IsMVCCSnapshot(snapshot))
 		found = fetch_untouched(leaf, snapshot);
@@ -433,12 +448,56 @@ scan_leaf(DwLookup *lookup, DwLeaf *leaf, const DwKey *key, Snapshot snapshot)
 	return found;
 }
 
-/* Let go of the page that the scan rests on, before waiting or leaving. */
+/* Is the next look-up to begin where the last one ended? */
+static bool
+strides(DwLookup *lookup, DwLeaf *leaf)
+{
+	MemoryContext old;
+
+	if (leaf->stride != NULL)
+		return true;
+	if (lookup->shape->ncolumns != 1 || ++leaf->looked_up <= MANY_LOOKUPS || !dw_stride_possible(leaf->rel, leaf->index))
+		return false;
+	old = MemoryContextSwitchTo(lookup->context);
+	leaf->stride = dw_stride_begin(leaf->rel, leaf->index, &lookup->dirty);
+	MemoryContextSwitchTo(old);
+	return true;
+}
+
+/* As scan_leaf, under the dirty snapshot. */
+static bool
+find_newest(DwLookup *lookup, DwLeaf *leaf, const DwKey *key)
+{
+	if (strides(lookup, leaf) && dw_stride_find(leaf->stride, key->values[0], leaf->slot))
+		return true;
+	return scan_leaf(lookup, leaf, key, &lookup->dirty);
+}
+
+/* Let go of the pages that the scans rest on, before waiting or leaving. */
 static void
 rest_scan(DwLookup *lookup, DwLeaf *leaf)
 {
-	if (leaf->scan != NULL)
+	if (leaf->on_page)
 		index_rescan(leaf->scan, leaf->scankey, lookup->shape->ncolumns, NULL, 0);
+	leaf->on_page = false;
+	if (leaf->stride != NULL && !lookup->hurried)
+		dw_stride_rest(leaf->stride);
+}
+
+void
+dw_lookup_hurry(DwLookup *lookup)
+{
+	lookup->hurried = true;
+}
+
+void
+dw_lookup_rest(DwLookup *lookup)
+{
+	ListCell   *lc;
+
+	lookup->hurried = false;
+	foreach(lc, lookup->leaves)
+		rest_scan(lookup, lfirst(lc));
 }
 
 /* The row is in another transaction's hands: wait for it. */
@@ -490,7 +549,7 @@ dw_lookup_newest(DwLookup *lookup, const DwKey *key, bool wait, bool confirm, Dw
 	for (;;)
 	{
 		CHECK_FOR_INTERRUPTS();
-		if (!scan_leaf(lookup, leaf, key, &lookup->dirty))
+		if (!find_newest(lookup, leaf, key))
 		{
 			if (confirm && scan_confirmed(lookup, leaf, key))
 				continue;

@@ -21,6 +21,9 @@ typedef struct DwLeaf
 	AttrMap    *to_root;
 	Oid			index_oid;
 	IndexScanDesc scan;			/* kept, and rescanned for each look-up */
+	bool		on_page;		/* it rests on a page */
+	int			looked_up;		/* newest rows, so far */
+	struct DwStride *stride;	/* finds the next one without the scan, when many have been looked up */
 	ScanKeyData scankey[INDEX_MAX_KEYS];
 	int			key_position[INDEX_MAX_KEYS];	/* of each index column in DwKey */
 	bool		prepared;		/* rri has the triggers that a mirrored write fires */
@@ -38,6 +41,7 @@ typedef struct DwLookup
 	LOCKMODE	lock;
 	EState	   *estate;
 	ResultRelInfo *root_rri;
+	bool		hurried;		/* between dw_lookup_hurry and dw_lookup_rest */
 	List	   *heaps;			/* OIDs of the leaves */
 	List	   *leaves;			/* of DwLeaf, opened so far */
 	DwLeaf	   *last;			/* leaf that matched last: the likeliest to match again */
@@ -71,6 +75,9 @@ extern void dw_lookup_take_up(DwLookup *lookup);
  * PROTOCOLS' invariant asks for, or with confirm = true.
  */
 extern DwFind dw_lookup_newest(DwLookup *lookup, const DwKey *key, bool wait, bool confirm, DwLeaf **leaf);
+/* Many look-ups come at once, without anything between them that could wait: the page of the last row is kept until dw_lookup_rest. */
+extern void dw_lookup_hurry(DwLookup *lookup);
+extern void dw_lookup_rest(DwLookup *lookup);
 /* The row that an MVCC snapshot sees. */
 extern bool dw_lookup_visible(DwLookup *lookup, const DwKey *key, Snapshot snapshot, DwLeaf **leaf);
 /*

@@ -1,157 +1,57 @@
 /*
- * sweep.c: many rows of a table removed by one walk along the index of its key.
+ * sweep.c: many rows of a table removed in the order of the index of its key.
  *
- * To look for each key by itself costs more than to delete its row.  In the order of the index the next key is mostly the
- * next entry, or a few on; where it is not, the walk starts again from the key, so that a few keys of a large table cost
- * what they did before.
+ * To look for each key by itself costs more than to delete its row.  In the order of the index a look-up mostly goes on where
+ * the last one has ended (stride.c).
  *
- * A walk under a dirty snapshot sees what a look-up does, and as a look-up it may overlook a row; so "not there" is left to
- * the caller's look-up to confirm, and so is every row that is in anybody else's hands.  It never waits, since it rests on
- * a page of the index.  It runs no code of users.
+ * A look-up may overlook a row; so "not there" is left to the caller's to confirm, and so is every row that is in anybody
+ * else's hands.  It never waits, since it rests on a page of the table.  It runs no code of users.
  */
 #include "postgres.h"
 
 #include "apply_heap.h"
 #include "owner.h"
+#include "stride.h"
 
 #include "access/htup_details.h"
-#include "access/itup.h"
-#include "access/nbtree.h"
-#include "access/relscan.h"
-#include "access/stratnum.h"
 #include "access/xact.h"
-#include "catalog/pg_am.h"
-#include "catalog/pg_index.h"
 #include "executor/executor.h"
-#include "miscadmin.h"
-#include "utils/lsyscache.h"
-#include "utils/memutils.h"
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
-
-/* Entries stepped over before the walk starts again: about what a descent costs. */
-#define MAX_STEPS 12
-
-typedef struct Sweep
-{
-	DwTarget   *target;
-	DwLeaf	   *leaf;
-	FmgrInfo   *order;
-	Oid			collation;
-	bool		descending;
-	IndexScanDesc scan;
-	ScanKeyData from;
-	bool		at_entry;		/* entry is valid */
-	bool		at_end;
-	Datum		entry;			/* key of the entry that the scan is at */
-} Sweep;
 
 bool
 dw_sweep_possible(DwTarget *target)
 {
 	DwLookup   *lookup = target->lookup;
 	DwLeaf	   *leaf;
-	Form_pg_attribute column;
 
 	if (lookup == NULL || lookup->partitioned || lookup->shape->ncolumns != 1)
 		return false;
 	leaf = dw_lookup_leaf(lookup, lookup->shape->relid);
 	dw_leaf_prepare(target, leaf);
-	column = TupleDescAttr(RelationGetDescr(leaf->rel), lookup->shape->columns[0] - 1);
 	return !target->pinned && leaf->actions == NULL &&
 		(leaf->rri->ri_TrigDesc == NULL || !leaf->rri->ri_TrigDesc->trig_delete_before_row) &&
-		leaf->index->rd_rel->relam == BTREE_AM_OID &&
-		TupleDescAttr(RelationGetDescr(leaf->index), 0)->atttypid == column->atttypid;
-}
-
-/* Where two keys come in the index. */
-static int
-compare(const Sweep *sweep, Datum a, Datum b)
-{
-	int			result = DatumGetInt32(FunctionCall2Coll(sweep->order, sweep->collation, a, b));
-
-	return sweep->descending ? -result : result;
+		dw_stride_possible(leaf->rel, leaf->index);
 }
 
 static int
 compare_keys(const void *a, const void *b, void *arg)
 {
-	return compare(arg, *(const Datum *) a, *(const Datum *) b);
+	return ApplySortComparator(*(const Datum *) a, false, *(const Datum *) b, false, arg);
 }
 
 static void
-sort_keys(Sweep *sweep, Datum *keys, int nkeys)
+sort_keys(DwLeaf *leaf, Datum *keys, int nkeys)
 {
+	SortSupportData order;
+
+	dw_stride_order(leaf->index, &order);
 	for (int i = 1; i < nkeys; i++)
-		if (compare(sweep, keys[i - 1], keys[i]) > 0)
+		if (compare_keys(&keys[i - 1], &keys[i], &order) > 0)
 		{
-			qsort_arg(keys, nkeys, sizeof(Datum), compare_keys, sweep);
+			qsort_arg(keys, nkeys, sizeof(Datum), compare_keys, &order);
 			return;
 		}
-}
-
-static void
-begin(Sweep *sweep, DwTarget *target)
-{
-	DwLeaf	   *leaf = dw_lookup_leaf(target->lookup, target->lookup->shape->relid);
-	Relation	index = leaf->index;
-	Oid			operator;
-
-	memset(sweep, 0, sizeof(*sweep));
-	sweep->target = target;
-	sweep->leaf = leaf;
-	sweep->order = index_getprocinfo(index, 1, BTORDER_PROC);
-	sweep->collation = index->rd_indcollation[0];
-	sweep->descending = (index->rd_indoption[0] & INDOPTION_DESC) != 0;
-	operator = get_opfamily_member(index->rd_opfamily[0], index->rd_opcintype[0], index->rd_opcintype[0],
-								   sweep->descending ? BTLessEqualStrategyNumber : BTGreaterEqualStrategyNumber);
-	ScanKeyEntryInitialize(&sweep->from, 0, 1,
-						   sweep->descending ? BTLessEqualStrategyNumber : BTGreaterEqualStrategyNumber,
-						   InvalidOid, sweep->collation, get_opcode(operator), (Datum) 0);
-	sweep->scan = dw_index_beginscan(leaf->rel, index, &target->lookup->dirty, 1);
-	sweep->scan->xs_want_itup = true;
-}
-
-static void
-advance(Sweep *sweep)
-{
-	/* the access method keeps what it allocates */
-	MemoryContext old = MemoryContextSwitchTo(sweep->target->lookup->context);
-	bool		isnull;
-
-	sweep->at_entry = index_getnext_tid(sweep->scan, ForwardScanDirection) != NULL;
-	sweep->at_end = !sweep->at_entry;
-	if (sweep->at_entry)
-		sweep->entry = index_getattr(sweep->scan->xs_itup, 1, sweep->scan->xs_itupdesc, &isnull);
-	MemoryContextSwitchTo(old);
-}
-
-static void
-start_at(Sweep *sweep, Datum key)
-{
-	MemoryContext old = MemoryContextSwitchTo(sweep->target->lookup->context);
-
-	sweep->from.sk_argument = key;
-	index_rescan(sweep->scan, &sweep->from, 1, NULL, 0);
-	MemoryContextSwitchTo(old);
-	advance(sweep);
-}
-
-/* Go to the first entry of the key, which is not before the last one; false: there is none. */
-static bool
-seek(Sweep *sweep, Datum key)
-{
-	for (int steps = 0; sweep->at_entry && steps < MAX_STEPS; steps++)
-	{
-		int			order = compare(sweep, sweep->entry, key);
-
-		if (order >= 0)
-			return order == 0;
-		advance(sweep);
-	}
-	if (!sweep->at_end)
-		start_at(sweep, key);
-	return sweep->at_entry && compare(sweep, sweep->entry, key) == 0;
 }
 
 /* Did an earlier event of this command store the version?  Then the heap does not let us at it yet. */
@@ -164,16 +64,14 @@ is_of_this_command(TupleTableSlot *slot)
 		HeapTupleHeaderGetCmin(header) >= GetCurrentCommandId(false);
 }
 
+/* The version that the look-up has found. */
 static bool
-delete_version(Sweep *sweep)
+delete_version(DwLookup *lookup, DwLeaf *leaf)
 {
-	DwLookup   *lookup = sweep->target->lookup;
-	DwLeaf	   *leaf = sweep->leaf;
 	ItemPointerData tid = leaf->slot->tts_tid;
 	TM_FailureData failure;
 
-	if (TransactionIdIsValid(lookup->dirty.xmin) || TransactionIdIsValid(lookup->dirty.xmax) ||
-		is_of_this_command(leaf->slot) ||
+	if (is_of_this_command(leaf->slot) ||
 		table_tuple_delete(leaf->rel, &tid, GetCurrentCommandId(true), GetActiveSnapshot(), InvalidSnapshot, false,
 						   &failure, false) != TM_Ok)
 		return false;
@@ -181,37 +79,27 @@ delete_version(Sweep *sweep)
 	return true;
 }
 
-/* The row of the key that the scan is at: entries of versions that are gone may come before it. */
-static bool
-remove_row(Sweep *sweep, Datum key)
-{
-	do
-	{
-		if (index_fetch_heap(sweep->scan, sweep->leaf->slot))
-			return delete_version(sweep);
-		advance(sweep);
-	} while (sweep->at_entry && compare(sweep, sweep->entry, key) == 0);
-	return false;
-}
-
 int
 dw_sweep(DwTarget *target, Datum *keys, int nkeys)
 {
-	Sweep		sweep;
+	DwLookup   *lookup = target->lookup;
+	DwLeaf	   *leaf = dw_lookup_leaf(lookup, lookup->shape->relid);
 	DwOwnerScope scope;
 	int			left = 0;
 
 	dw_owner_enter(&scope, target->flow->target_owner, false);
-	begin(&sweep, target);
-	sort_keys(&sweep, keys, nkeys);
+	sort_keys(leaf, keys, nkeys);
+	dw_lookup_hurry(lookup);
 	for (int i = 0; i < nkeys; i++)
 	{
-		CHECK_FOR_INTERRUPTS();
-		if (!seek(&sweep, keys[i]) || !remove_row(&sweep, keys[i]))
+		DwKey		key;
+
+		key.values[0] = keys[i];
+		if (dw_lookup_newest(lookup, &key, false, false, &leaf) != DW_FIND_FOUND || !delete_version(lookup, leaf))
 			keys[left++] = keys[i];
 	}
-	ExecClearTuple(sweep.leaf->slot);
-	index_endscan(sweep.scan);
+	ExecClearTuple(leaf->slot);
+	dw_lookup_rest(lookup);
 	dw_owner_leave(&scope);
 	return nkeys - left;
 }

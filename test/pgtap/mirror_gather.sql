@@ -232,5 +232,45 @@ SELECT is(writes('UPDATE po SET c = 3 WHERE id = 2'), 1::bigint, 'the row comes 
 SELECT is(writes('UPDATE po SET b = NULL WHERE id = 3'), 1::bigint, 'an expression over the whole row');
 SELECT is((SELECT string_agg(concat_ws(' ', id, whole, a, d, length(big), born), ', ' ORDER BY id) FROM pn),
 	'1 t a 4 12801 early, 2 t unseen 6 12800 late, 3 f a 4 12800 early, 4 t a 4 12800 early, 5 t a 4 12800 early', 'all is as it should be');
+-- Where many keys are looked up, the next one is looked for beside the last one first: what if it is not there, or something else is.
+CREATE TABLE ho (id text COLLATE "C" NOT NULL, v int, w int);
+CREATE TABLE hn (id text COLLATE "C" NOT NULL, v int, w int);
+CREATE UNIQUE INDEX ho_id ON ho (id);
+CREATE UNIQUE INDEX hn_id ON hn (id DESC);
+CREATE INDEX hn_v ON hn (v);
+SELECT dualwrite.create_migration('hints', 'ho', 'hn', key_columns => '{id}');
+CALL dualwrite.run('hints', 'verify');
+CREATE FUNCTION agree_on_hints() RETURNS boolean LANGUAGE sql AS $$
+	SELECT NOT EXISTS (SELECT FROM ho FULL JOIN hn USING (id) WHERE (ho.v, ho.w) IS DISTINCT FROM (hn.v, hn.w)) $$;
+INSERT INTO ho SELECT 'key ' || lpad(g::text, 5, '0'), g, 0 FROM generate_series(1, 3000) g;
+UPDATE ho SET v = v + 1;
+SELECT ok(agree_on_hints(), 'UPDATE against the order of the index');
+UPDATE ho SET v = s.v + 1 FROM (SELECT id, v FROM ho ORDER BY id DESC) s WHERE s.id = ho.id;
+SELECT ok(agree_on_hints(), '... in it, every row with older versions');
+UPDATE ho SET v = s.v + 1 FROM (SELECT id, v FROM ho ORDER BY md5(id) OFFSET 0) s WHERE s.id = ho.id;
+SELECT ok(agree_on_hints(), '... in no order');
+BEGIN;
+DO $$ BEGIN FOR i IN 1..5 LOOP UPDATE ho SET v = v + 1, w = i; END LOOP; END $$;
+SELECT ok(agree_on_hints(), 'several times in a transaction');
+DELETE FROM ho WHERE v % 3 > 0;
+SELECT ok(agree_on_hints(), 'then DELETE');
+ROLLBACK;
+SELECT ok(agree_on_hints(), 'all of it undone');
+CREATE FUNCTION push() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+	IF pg_trigger_depth() = 1 THEN
+		UPDATE ho SET v = v + 1000 WHERE id = 'key ' || lpad((substring(new.id FROM 5)::int + 2)::text, 5, '0');
+	END IF;
+	RETURN NULL;
+END $$;
+CREATE TRIGGER push AFTER UPDATE ON ho FOR EACH ROW EXECUTE FUNCTION push();
+UPDATE ho SET v = s.v + 1 FROM (SELECT id, v FROM ho ORDER BY id DESC) s WHERE s.id = ho.id;
+SELECT ok(agree_on_hints(), 'a trigger that writes the row after next');
+DROP TRIGGER push ON ho;
+UPDATE ho SET id = id || 'x' WHERE v % 2 = 0;
+SELECT ok(agree_on_hints(), 'keys that change');
+DELETE FROM ho WHERE w = 0;
+SELECT is((SELECT count(*) FROM hn), 0::bigint, 'DELETE of all rows, every one with older versions');
+
 \! rm -f /tmp/dualwrite_gather
 SELECT finish();
