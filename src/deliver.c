@@ -61,6 +61,9 @@
 #define DW_MAX_UNREACHABLE_MS 30000.0
 /* Keys that were queued no further apart may have been written together: parents that go before their children, ms. */
 #define DW_TOGETHER_MS 1000
+/* Keys whose end is told in the log, so many in such a time, ms: where all rows of a table fail, the first ones say why. */
+#define DW_TOLD_KEYS 10
+#define DW_TOLD_MS 60000
 /* When a table of the migration is locked, or compared with one on another server, ms. */
 #define DW_TABLE_BUSY_MS 100
 
@@ -404,17 +407,37 @@ put_off_lagging(const DwQueued *queued, const DwError *failure)
 	put_off(queued, 4, DW_MIN_LAG_MS, DW_MAX_LAG_MS, failure);
 }
 
+/* To the log: not one key after the other where there are very many. */
+static void
+log_death(const DwMigration *migration, const DwQueued *queued, int attempts, const char *message)
+{
+	static TimestampTz since = 0;
+	static int	told = 0;
+	TimestampTz now = GetCurrentTimestamp();
+
+	if (since == 0 || TimestampDifferenceExceeds(since, now, DW_TOLD_MS))
+	{
+		since = now;
+		told = 0;
+	}
+	if (told == DW_TOLD_KEYS)
+		return;
+	told++;
+	ereport(WARNING,
+			(errmsg("migration \"%s\": key %s could not be brought to agreement in %d attempts",
+					migration->name, JsonbToCString(NULL, &queued->key->root, VARSIZE(queued->key)), attempts),
+			 told < DW_TOLD_KEYS ? errdetail("The last error was: %s", message) :
+			 errdetail("The last error was: %s\nOther keys that end like this in the next minute are not logged.", message),
+			 errhint("Read dualwrite.dead_letters, remove the cause, then call dualwrite.retry or dualwrite.discard_dead.")));
+}
+
 /* Say it once: to the log, and to whoever listens.  The key may be nobody's business, so no notification shows it. */
 static void
 announce_death(const DwMigration *migration, const DwQueued *queued, int attempts, const char *message)
 {
 	StringInfoData payload;
 
-	ereport(WARNING,
-			(errmsg("migration \"%s\": key %s could not be brought to agreement in %d attempts",
-					migration->name, JsonbToCString(NULL, &queued->key->root, VARSIZE(queued->key)), attempts),
-			 errdetail("The last error was: %s", message),
-			 errhint("Read dualwrite.dead_letters, remove the cause, then call dualwrite.retry or dualwrite.discard_dead.")));
+	log_death(migration, queued, attempts, message);
 	initStringInfo(&payload);
 	appendStringInfoString(&payload, "{\"alert\": \"dead_letter\", \"migration\": ");
 	escape_json(&payload, migration->name);

@@ -247,7 +247,9 @@ check_worker(Diagnosis *diagnosis)
 	else
 		report(diagnosis, DW_ERROR, "no worker",
 			   psprintf("For more than a minute %s, and no worker runs.", work),
-			   "Add dualwrite to shared_preload_libraries and restart, or raise max_worker_processes; see the server's log.");
+			   psprintf("Add dualwrite to shared_preload_libraries and restart, or raise max_worker_processes; see the server's log. "
+							"Or do the work in a session of your own: CALL dualwrite.backfill(%s), CALL dualwrite.deliver(%s).",
+							diagnosis->name, diagnosis->name));
 }
 
 /* May the caller read all rows of this table?  One that is gone has none to be read. */
