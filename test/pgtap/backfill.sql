@@ -278,7 +278,7 @@ SELECT dualwrite.configure('s', 'throttle_query', 'SELECT NOT now FROM public.st
 SELECT dualwrite.configure('s', 'backfill_max_rows_per_second', '2000');
 SELECT clock_timestamp() AS began \gset
 CALL dualwrite.backfill('s');
-SELECT ok(clock_timestamp() - :'began' BETWEEN '0.8 s' AND '10 s', 'rows a second');
+SELECT ok(clock_timestamp() - :'began' >= '0.8 s', 'no more rows a second');
 SELECT is((SELECT count(*) FROM slow_new), 2000::bigint, 'all rows in the end');
 SELECT is((SELECT throttled_by FROM _dualwrite.backfill WHERE heap = 'slow'::regclass), '{}', 'and nothing holds it back any more');
 
@@ -295,7 +295,7 @@ SELECT dualwrite.configure('wd', 'throttle_query', 'SELECT true');
 SELECT dualwrite.throttle('wd', 1);
 SELECT clock_timestamp() AS began \gset
 CALL dualwrite.backfill('wd');
-SELECT ok(clock_timestamp() - :'began' BETWEEN '0.7 s' AND '10 s', 'megabytes a second, whatever an override says');
+SELECT ok(clock_timestamp() - :'began' >= '0.7 s', 'nor megabytes, whatever an override says');
 SELECT is((SELECT count(*) FROM wide_new), 3000::bigint, 'all rows, with the signals overridden');
 
 CREATE TABLE quarter (id int PRIMARY KEY, v text);

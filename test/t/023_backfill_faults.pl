@@ -140,6 +140,27 @@ wait_for(q{SELECT n_tup_upd > 100 AND n_tup_hot_upd >= 0.9 * n_tup_upd FROM pg_s
 cmp_ok($node->safe_psql('postgres', q{SELECT pg_relation_size('_dualwrite.backfill') / current_setting('block_size')::int}), '<=', 20, 'endless: and stays small');
 $node->safe_psql('postgres', q{SELECT dualwrite.rollback('endless', 'defined')});
 
+# Several workers, a table that references another one: none of them begins with it before all of them are through with the other.
+$node->safe_psql('postgres', <<SQL);
+CREATE TABLE old_child (id int PRIMARY KEY, v int);
+CREATE TABLE old_parent (id int PRIMARY KEY, v int);
+INSERT INTO old_child SELECT g, 1 + g % 20000 FROM generate_series(1, 20000) AS g;
+INSERT INTO old_parent SELECT g, g FROM generate_series(1, 120000) AS g;
+CREATE TABLE new_parent (LIKE old_parent INCLUDING ALL);
+CREATE TABLE new_child (id int PRIMARY KEY, v int REFERENCES new_parent);
+SELECT dualwrite.create_migration('family', 'old_child', 'new_child');
+SELECT dualwrite.add_mapping('family', 'old_parent', 'new_parent', '{}', '{}', NULL, NULL);
+SELECT dualwrite.configure('family', 'backfill_workers', '2');
+SELECT dualwrite.configure('family', 'backfill_max_rows_per_second', '2000');
+SQL
+$node->safe_psql('postgres', q{SELECT dualwrite.advance('family')}) for 1 .. 3;
+wait_for(q{SELECT count(pid) = 2 AND bool_and(doing LIKE 'old_parent: block %') AND (SELECT bool_and(heap = 'old_parent'::regclass OR rows_done = 0) FROM _dualwrite.backfill)
+	FROM dualwrite.workers WHERE migration = 'family'}, 'family: two copy the parent, and nobody its child');
+$node->safe_psql('postgres', q{SELECT dualwrite.configure('family', 'backfill_max_rows_per_second', NULL)});
+wait_for(q{SELECT backfill_percent = 100 AND queued = 0 AND dead = 0 FROM dualwrite.status WHERE migration = 'family'}, 'family: both are copied');
+is($node->safe_psql('postgres', q{SELECT sum(rows_queued), sum(rows_copied) FROM _dualwrite.backfill}), '0|140000', 'family: and no child was without its parent');
+$node->safe_psql('postgres', q{SELECT dualwrite.rollback('family', 'defined')});
+
 # A session of one's own holds no snapshot between batches, either.
 $node->safe_psql('postgres', q{CREATE TABLE own_old (id int PRIMARY KEY, v text); INSERT INTO own_old SELECT g, 'v' FROM generate_series(1, 30000) AS g;
 	CREATE TABLE own_new (LIKE own_old INCLUDING ALL);
