@@ -19,7 +19,7 @@ BEGIN
 END $$;
 CREATE VIEW entry AS SELECT q.*, m.old_table FROM _dualwrite.queue q JOIN _dualwrite.mapping m ON m.id = q.mapping_id;
 
--- who delivered a row, and when nobody may go on
+-- the new side notes who delivered a row
 CREATE TABLE parent (id int PRIMARY KEY, v text);
 CREATE TABLE child (id int PRIMARY KEY, parent int);
 CREATE TABLE parent_new (id int PRIMARY KEY, v text CHECK (v <> 'bad'), pid int DEFAULT pg_backend_pid());
@@ -29,7 +29,6 @@ SELECT dualwrite.create_migration('m', 'child', 'child_new', delivery => 'queued
 SELECT dualwrite.add_mapping('m', 'parent', 'parent_new', delivery => 'queued');
 SELECT dualwrite.configure('m', 'queue_backoff', '1000 s');
 SELECT dualwrite.configure('m', 'reconcile_interval', '0');
-SELECT dualwrite.configure('m', 'queue_workers', '3');
 CALL dualwrite.run('m', timeout => '60 s');
 
 -- Some of the keys cannot be written until this lock is released, which their deliverer waits for in a trigger: another process
@@ -49,6 +48,8 @@ SELECT dualwrite.pause('m');
 INSERT INTO parent SELECT g, CASE WHEN g % 500 = 250 THEN 'bad' WHEN g = 3 THEN 'gate' ELSE 'v' END FROM generate_series(1, 4000) AS g;
 INSERT INTO child SELECT g, 1 + g % 4000 FROM generate_series(1, 8000) AS g;
 SELECT pg_advisory_lock(4711);
+-- a setting that changes is acted upon in the first step, before anything is waited for
+SELECT dualwrite.configure('m', 'queue_workers', '3');
 SELECT dualwrite.resume('m');
 -- held up: the keys of one batch, and the children that refer to them
 CALL await($$(SELECT count(*) >= 3744 - 8 FROM parent_new)$$);
