@@ -126,6 +126,11 @@ note_columns(DwCompare *compare)
 static void
 take_snapshot(DwCompare *compare)
 {
+	ListCell   *lc;
+
+	compare->self->queue_known = false;
+	foreach(lc, compare->owners)
+		((DwSide *) lfirst(lc))->queue_known = false;
 	compare->snapshot = RegisterSnapshot(GetLatestSnapshot());
 	PushActiveSnapshot(compare->snapshot);
 }
@@ -349,10 +354,18 @@ dw_compare_find_new(DwCompare *compare, const DwKey *key)
 	return dw_lookup_visible(compare->new, key, compare->snapshot, &leaf) ? dw_leaf_row(compare->new, leaf) : NULL;
 }
 
+/* Of a million keys that differ each is looked for, mostly in a queue that has nothing. */
 static bool
 queued(DwCompare *compare, DwSide *side, Jsonb *key)
 {
-	return !compare->see_queued && dw_queue_has(side->compiled->mapping_id, key, compare->snapshot);
+	if (compare->see_queued)
+		return false;
+	if (!side->queue_known)
+	{
+		side->queue_empty = dw_queue_is_empty(side->compiled->mapping_id, compare->snapshot);
+		side->queue_known = true;
+	}
+	return !side->queue_empty && dw_queue_has(side->compiled->mapping_id, key, compare->snapshot);
 }
 
 static List *

@@ -17,6 +17,8 @@ typedef struct DwSide
 	TupleTableSlot *projected;	/* new layout: what the mapping makes of the old row */
 	TupleTableSlot *reversed;	/* old layout: what it makes of the new row */
 	TupleTableSlot *returned;	/* new layout: what it makes of that, there and back */
+	bool		queue_known;	/* under the snapshot in hand: */
+	bool		queue_empty;
 } DwSide;
 
 /* How the bytes of a column are held against one another. */

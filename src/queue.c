@@ -128,6 +128,20 @@ dw_queue_has(int32 mapping_id, Jsonb *key, Snapshot snapshot)
 }
 
 bool
+dw_queue_is_empty(int32 mapping_id, Snapshot snapshot)
+{
+	DwSql		sql;
+	bool		found;
+
+	dw_sql_begin(&sql);
+	dw_sql_by_index();
+	found = dw_sql_snapshot("SELECT FROM _dualwrite.queue WHERE mapping_id = $1 AND NOT dead LIMIT 1",
+							1, (DwArg[]) {DW_INT4(mapping_id)}, snapshot) > 0;
+	dw_sql_end(&sql);
+	return !found;
+}
+
+bool
 dw_queue_opposes(const DwFlow *flow, Jsonb *key)
 {
 	DwSql		sql;

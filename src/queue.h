@@ -27,6 +27,8 @@ extern bool dw_queue_enter(int32 mapping_id);
 extern void dw_queue_counts(int32 migration_id, int64 *waiting, int64 *dead);
 /* Is this key queued, as the snapshot sees it (in either direction)?  A dead letter is not: nobody is going to deliver it. */
 extern bool dw_queue_has(int32 mapping_id, Jsonb *key, Snapshot snapshot);
+/* Is no key of the mapping? */
+extern bool dw_queue_is_empty(int32 mapping_id, Snapshot snapshot);
 
 /*
  * Is this key queued in the other direction, now, dead letters included?  Then the flow's target holds a write that has not

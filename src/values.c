@@ -105,7 +105,32 @@ dw_key_must_return(DwFlow *flow, const DwKey *source_key, const DwKey *target_ke
 			 errhint("Give the row another key, or correct the key's expressions in migration \"%s\".", compiled->migration)));
 }
 
-/* Settings that text forms depend on; returns the nest level for AtEOXact_GUC. */
+/* Does the text form of a type depend on settings?  Not for these, which most columns are of. */
+static bool
+depends_on_settings(Oid type)
+{
+	switch (type)
+	{
+		case BOOLOID:
+		case INT2OID:
+		case INT4OID:
+		case INT8OID:
+		case NUMERICOID:
+		case OIDOID:
+		case TEXTOID:
+		case VARCHAROID:
+		case BPCHAROID:
+		case NAMEOID:
+		case UUIDOID:
+		case JSONOID:
+		case JSONBOID:
+			return false;
+		default:
+			return true;
+	}
+}
+
+/* Settings that text forms depend on; returns the nest level for unpin. */
 static int
 pin_output_settings(void)
 {
@@ -119,6 +144,35 @@ pin_output_settings(void)
 		(void) set_config_option(pinned[i][0], pinned[i][1], PGC_USERSET, PGC_S_SESSION,
 								 GUC_ACTION_SAVE, true, 0, false);
 	return nest;
+}
+
+/* The same, or 0, where a column of the key wants it. */
+static int
+pin_for_key(TupleDesc desc, const DwKeyShape *shape)
+{
+	for (int i = 0; i < shape->ncolumns; i++)
+		if (depends_on_settings(TupleDescAttr(desc, shape->columns[i] - 1)->atttypid))
+			return pin_output_settings();
+	return 0;
+}
+
+/* ... or where one of these columns does. */
+static int
+pin_for_row(TupleDesc desc, const Bitmapset *columns)
+{
+	int			attno = -1;
+
+	while ((attno = bms_next_member(columns, attno)) >= 0)
+		if (depends_on_settings(TupleDescAttr(desc, attno - 1)->atttypid))
+			return pin_output_settings();
+	return 0;
+}
+
+static void
+unpin(int nest)
+{
+	if (nest > 0)
+		AtEOXact_GUC(false, nest);
 }
 
 static void
@@ -177,12 +231,12 @@ dw_key_to_jsonb(DwCompiled *compiled, const DwKey *key)
 {
 	TupleDesc	desc = compiled->flow[DW_FORWARD].target_desc;
 	JsonbParseState *state = NULL;
-	int			nest = pin_output_settings();
+	int			nest = pin_for_key(desc, &compiled->new_key);
 
 	pushJsonbValue(&state, WJB_BEGIN_OBJECT, NULL);
 	for (int i = 0; i < compiled->new_key.ncolumns; i++)
 		push_column(&state, TupleDescAttr(desc, compiled->new_key.columns[i] - 1), key->values[i], false);
-	AtEOXact_GUC(false, nest);
+	unpin(nest);
 	return JsonbValueToJsonb(pushJsonbValue(&state, WJB_END_OBJECT, NULL));
 }
 
@@ -190,14 +244,14 @@ Jsonb *
 dw_row_to_jsonb(TupleDesc desc, TupleTableSlot *row, const Bitmapset *columns)
 {
 	JsonbParseState *state = NULL;
-	int			nest = pin_output_settings();
+	int			nest = pin_for_row(desc, columns);
 	int			attno = -1;
 
 	slot_getallattrs(row);
 	pushJsonbValue(&state, WJB_BEGIN_OBJECT, NULL);
 	while ((attno = bms_next_member(columns, attno)) >= 0)
 		push_column(&state, TupleDescAttr(desc, attno - 1), row->tts_values[attno - 1], row->tts_isnull[attno - 1]);
-	AtEOXact_GUC(false, nest);
+	unpin(nest);
 	return JsonbValueToJsonb(pushJsonbValue(&state, WJB_END_OBJECT, NULL));
 }
 
@@ -223,7 +277,7 @@ dw_key_material(DwFlow *forward, const DwKey *old_key)
 				value_to_json(TupleDescAttr(forward->source_desc, made_of - 1)->atttypid, old_key->values[k], false, &json);
 		pushJsonbValue(&state, WJB_VALUE, &json);
 	}
-	AtEOXact_GUC(false, nest);
+	unpin(nest);
 	return JsonbValueToJsonb(pushJsonbValue(&state, WJB_END_OBJECT, NULL));
 }
 
@@ -266,7 +320,7 @@ dw_key_from_jsonb(DwCompiled *compiled, Jsonb *json, DwKey *key)
 
 	if (!JB_ROOT_IS_OBJECT(json) || JB_ROOT_COUNT(json) != (uint32) compiled->new_key.ncolumns)
 		wrong_key(compiled);
-	nest = pin_output_settings();
+	nest = pin_for_key(desc, &compiled->new_key);
 	for (int i = 0; i < compiled->new_key.ncolumns; i++)
 	{
 		Form_pg_attribute att = TupleDescAttr(desc, compiled->new_key.columns[i] - 1);
@@ -282,5 +336,5 @@ dw_key_from_jsonb(DwCompiled *compiled, Jsonb *json, DwKey *key)
 		getTypeInputInfo(att->atttypid, &input, &ioparam);
 		key->values[i] = OidInputFunctionCall(input, text, ioparam, att->atttypmod);
 	}
-	AtEOXact_GUC(false, nest);
+	unpin(nest);
 }

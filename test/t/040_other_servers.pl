@@ -210,5 +210,39 @@ $far{south}->start;
 delivered($_) for qw(s p);
 agrees('both back');
 
+# drift on each of them is found by key, and repaired over there; each shard's by its own mapping
+sub damage
+{
+	for my $server (['north', 'n'], ['south', 's'])
+	{
+		for my $table (qw(shard part))
+		{
+			$far{$server->[0]}->safe_psql('postgres', "DELETE FROM $table WHERE id IN (SELECT id FROM $table ORDER BY id LIMIT 2);
+				UPDATE $table SET v = 'damaged' WHERE id IN (SELECT id FROM $table ORDER BY id LIMIT 3);
+				INSERT INTO $table VALUES ('$server->[1]', 9001, 'extra')");
+		}
+	}
+}
+my $kinds = q{SELECT string_agg(format('%s missing, %s extra, %s different', missing, extra, different), '; ' ORDER BY new_table::text)};
+damage();
+is(sql("$kinds FROM dualwrite.reconcile('s')"), '2 missing, 1 extra, 3 different; 2 missing, 1 extra, 3 different', 'shards: drift on both servers');
+is(sql("$kinds FROM dualwrite.reconcile('p')"), '4 missing, 2 extra, 6 different', 'partitions: drift on both servers');
+is(sql(q{SELECT string_agg(DISTINCT key->>'region', ',' ORDER BY key->>'region') FROM dualwrite.drift WHERE migration = 'p' AND kind = 'extra'}), 'n,s',
+	'partitions: by key');
+is(sql(q{SELECT dualwrite.repair('s', new_table => 'shard_north')}), '6', 'shards: one is repaired');
+is(differing('s'), '6', 'shards: and not the other one');
+is(sql(q{SELECT dualwrite.repair('s') + dualwrite.repair('p')}), '18', 'shards and partitions: all are repaired');
+agrees('repaired');
+damage();
+for my $name (qw(s p))
+{
+	sql(qq{SELECT dualwrite.configure('$name', 'reconcile_interval', '0'); SELECT dualwrite.configure('$name', 'reconcile_repair', 'on')});
+	sql(qq{SELECT count(*) FROM dualwrite.reconcile('$name', background => true)});
+}
+await(q{NOT EXISTS (SELECT FROM _dualwrite.reconcile_pass WHERE finished_at IS NULL)});
+is(sql(q{SELECT string_agg(k.repaired::text, ',' ORDER BY k.new_table::text) FROM (SELECT DISTINCT ON (h.new_table) h.new_table, h.repaired
+	FROM dualwrite.drift_history h WHERE h.migration IN ('s', 'p') ORDER BY h.new_table, h.finished_at DESC) AS k}), '12,6,6', 'in the background as well');
+agrees('repaired in the background');
+
 $_->stop for $node, values %far;
 done_testing();
