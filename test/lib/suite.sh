@@ -8,7 +8,8 @@
 DW_KINDS=(lint regress isolation pgtap tap)
 DW_PRELOAD=${DW_PRELOAD:-1}		# 0: clusters without shared_preload_libraries
 DW_ACCEPT=0				# 1: outputs that differ become the expected ones
-DW_FILE_LIMIT=300			# seconds for one file of pgtap or tap
+# seconds for one file of pgtap or tap; one that was asked to take longer may
+DW_FILE_LIMIT=$((300 + ${DW_RECONCILE_SECONDS:-0}))
 DW_KIND_LIMIT=1500			# seconds for all regress or all isolation tests
 declare -A DW_PASSED=() DW_FAILED=() DW_SKIPPED=()
 
