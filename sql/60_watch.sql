@@ -169,6 +169,39 @@ CREATE FUNCTION _dualwrite.analyze_progress(OUT relation oid, OUT percent numeri
 	END;
 COMMENT ON FUNCTION _dualwrite.analyze_progress() IS 'tables of this database that are being analyzed, and the share done';
 
+/*
+ * The same for CREATE INDEX.  A concurrent build reads the table twice: once to build, once to find what was written
+ * meanwhile, and waits for others in between and at the end.
+ */
+CREATE FUNCTION _dualwrite.build_progress(OUT pid int, OUT relation oid, OUT percent numeric) RETURNS SETOF record
+	LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+	BEGIN ATOMIC
+		SELECT p.pid, p.relid, round(CASE
+				WHEN p.phase = 'building index: scanning table' THEN 50 * b.done
+				WHEN p.phase LIKE 'building index%' THEN 50 + 10 * coalesce(p.tuples_done / nullif(p.tuples_total, 0)::numeric, 0)
+				WHEN p.phase = 'waiting for writers before validation' THEN 60
+				WHEN p.phase = 'index validation: scanning index' THEN 60 + 10 * b.done
+				WHEN p.phase = 'index validation: sorting tuples' THEN 70
+				WHEN p.phase = 'index validation: scanning table' THEN 70 + 29 * b.done
+				WHEN p.phase = 'waiting for old snapshots' THEN 99
+				ELSE 0
+			END, 1)
+		FROM pg_stat_progress_create_index p
+		CROSS JOIN LATERAL (SELECT coalesce(p.blocks_done / nullif(p.blocks_total, 0)::numeric, 0)) AS b (done)
+		WHERE p.datname = current_database() AND p.relid IS NOT NULL;
+	END;
+COMMENT ON FUNCTION _dualwrite.build_progress() IS 'tables of this database for which an index is being built, and the share done';
+
+/* Indexes that were taken away, by new table, while one of them is not there again or the table is not analyzed since. */
+CREATE VIEW _dualwrite.index_progress AS
+	SELECT a.migration_id, a.new_table, bool_and(a.built_at IS NOT NULL) AS built,
+		trim_scale(round((100.0 * count(a.built_at) + coalesce(max(b.percent) FILTER (WHERE a.built_at IS NULL), 0)) / count(*), 1)) AS percent
+	FROM _dualwrite.index_away a
+	JOIN pg_class c ON c.oid = a.new_table
+	LEFT JOIN _dualwrite.build_progress() b ON b.relation = a.new_table AND b.pid = a.pid
+	GROUP BY a.migration_id, a.new_table
+	HAVING bool_or(a.analyzed_at IS NULL);
+
 CREATE VIEW dualwrite.progress AS
 	SELECT s.migration, s.old_table, s.new_table, s.stage, s.rows_done, s.rows_total, s.percent,
 		CASE WHEN s.seconds > 0 THEN round((s.rows_done / s.seconds)::numeric) END AS rows_per_second,
@@ -177,20 +210,23 @@ CREATE VIEW dualwrite.progress AS
 		s.throttled_by,
 		_dualwrite.bar(s.percent) AS bar
 	FROM (
-		SELECT g.name AS migration, m.old_table, m.new_table, m.ordinal,
-			CASE WHEN a.percent IS NOT NULL THEN 'analyze' ELSE 'backfill' END AS stage, p.rows_done, p.rows_total,
-			CASE WHEN p.finished THEN 100 WHEN a.percent IS NOT NULL THEN a.percent
+		SELECT g.name AS migration, m.old_table, m.new_table, m.ordinal, coalesce(w.stage, 'backfill') AS stage, p.rows_done, p.rows_total,
+			CASE WHEN w.stage IS NOT NULL THEN w.percent WHEN p.finished THEN 100
 				ELSE trim_scale(round(least(100.0 * p.blocks_done / nullif(p.blocks, 0), 99.9), 1)) END AS percent,
 			extract(epoch FROM CASE WHEN p.finished THEN p.updated_at ELSE clock_timestamp() END - p.started_at)::float8 AS seconds,
-			NOT g.paused AND NOT p.finished AND a.percent IS NULL AND p.updated_at > clock_timestamp() - interval '1 minute' AS moving,
+			NOT g.paused AND NOT p.finished AND w.stage IS NULL AND p.updated_at > clock_timestamp() - interval '1 minute' AS moving,
 			p.throttled_by
 		FROM _dualwrite.migration g
 		JOIN _dualwrite.mapping m ON m.migration_id = g.id
 		JOIN _dualwrite.backfill_progress p ON p.mapping_id = m.id
-		/* every block is read, and the mapping is not closed yet: that is done together with the ANALYZE */
+		LEFT JOIN _dualwrite.index_progress i ON i.migration_id = g.id AND i.new_table = m.new_table AND p.finished
+		/* a mapping is closed together with the ANALYZE, when every block is read; or that comes after its indexes */
 		LEFT JOIN LATERAL (SELECT trim_scale(max(n.percent)) AS percent FROM _dualwrite.analyze_progress() n
 			WHERE n.relation = m.new_table OR n.relation IN (SELECT t.relid FROM pg_partition_tree(m.new_table) t)) a
-			ON NOT p.finished AND p.blocks_done >= p.blocks
+			ON CASE WHEN p.finished THEN i.built ELSE p.blocks_done >= p.blocks END
+		LEFT JOIN LATERAL (SELECT CASE WHEN a.percent IS NOT NULL OR i.built THEN 'analyze' ELSE 'indexes' END AS stage,
+				CASE WHEN a.percent IS NOT NULL OR i.built THEN coalesce(a.percent, 0) ELSE i.percent END AS percent) w
+			ON a.percent IS NOT NULL OR i.built IS NOT NULL
 		WHERE g.phase = 'backfill'
 		UNION ALL
 		SELECT g.name, m.old_table, m.new_table, m.ordinal, 'reconcile', p.rows_compared, p.rows_total, trim_scale(p.percent),
@@ -322,12 +358,18 @@ CREATE VIEW dualwrite.workers AS
 				WHERE m.migration_id = g.id AND p.finished_at IS NULL AND p.background AND p.epoch = g.epoch ORDER BY p.id LIMIT 1)
 			WHEN w.role = 'queue' THEN (SELECT format('%s keys queued', count(*))
 				FROM _dualwrite.queue q JOIN _dualwrite.mapping m ON m.id = q.mapping_id WHERE m.migration_id = g.id AND NOT q.dead)
+			WHEN w.role = 'indexes' THEN (SELECT format('%s: builds %I', i.new_table, i.index_name) FROM _dualwrite.index_away i
+				JOIN pg_class c ON c.oid = i.new_table WHERE i.migration_id = g.id AND i.built_at IS NULL AND i.pid = w.pid ORDER BY i.started_at DESC LIMIT 1)
 		END AS doing,
 		w.since, CASE WHEN g.name IN (SELECT v.migration FROM _dualwrite.visible_migration v) THEN e.last_error END AS last_error, e.last_error_at
 	FROM _dualwrite.migration g
 	LEFT JOIN _dualwrite.worker_list() w ON w.migration_id = g.id
-	LEFT JOIN LATERAL (SELECT k.last_error, k.last_error_at FROM _dualwrite.worker k
-		WHERE k.migration_id = g.id ORDER BY k.last_error_at DESC NULLS LAST LIMIT 1) e ON true
+	LEFT JOIN LATERAL (
+		SELECT k.last_error, k.last_error_at FROM _dualwrite.worker k WHERE k.migration_id = g.id
+		UNION ALL
+		SELECT i.message, i.started_at FROM _dualwrite.index_away i JOIN pg_class c ON c.oid = i.new_table
+		WHERE i.migration_id = g.id AND i.built_at IS NULL AND i.failures > 0
+		ORDER BY 2 DESC NULLS LAST LIMIT 1) e ON true
 	WHERE w.migration_id IS NOT NULL OR g.phase NOT IN ('defined', 'complete')
 	ORDER BY g.name;
 
@@ -370,10 +412,10 @@ COMMENT ON VIEW dualwrite.progress IS 'background work in hand, one row a mappin
 COMMENT ON COLUMN dualwrite.progress.migration IS 'name of the migration';
 COMMENT ON COLUMN dualwrite.progress.old_table IS 'old table of the mapping';
 COMMENT ON COLUMN dualwrite.progress.new_table IS 'new table of the mapping';
-COMMENT ON COLUMN dualwrite.progress.stage IS 'backfill; analyze: all rows are copied, the new table gets its statistics; reconcile: the comparison in hand, else the last one';
+COMMENT ON COLUMN dualwrite.progress.stage IS 'backfill; indexes: those taken away before it are built again; analyze: all rows are copied, the new table gets its statistics; reconcile: the comparison in hand, else the last one';
 COMMENT ON COLUMN dualwrite.progress.rows_done IS 'rows of the old table read, or rows compared';
 COMMENT ON COLUMN dualwrite.progress.rows_total IS 'rows there are to do, estimated; NULL when there is nothing to estimate from';
-COMMENT ON COLUMN dualwrite.progress.percent IS 'share of the stage done; of a comparison, the old side counts as one half; of analyze, of the partition in hand';
+COMMENT ON COLUMN dualwrite.progress.percent IS 'share of the stage done; of a comparison, the old side counts as one half; of indexes, all of them alike; of analyze, of the partition in hand';
 COMMENT ON COLUMN dualwrite.progress.rows_per_second IS 'rows a second since it began';
 COMMENT ON COLUMN dualwrite.progress.eta IS 'when it will be finished at this speed; NULL when it stands still, has only just begun, or nobody can know';
 COMMENT ON COLUMN dualwrite.progress.throttled_by IS 'signals that hold it back';
@@ -476,7 +518,7 @@ COMMENT ON COLUMN dualwrite.events.detail IS 'what else belongs to it; keys of r
 COMMENT ON VIEW dualwrite.workers IS 'background processes of this database: one for each migration that has background work, and its helpers';
 COMMENT ON COLUMN dualwrite.workers.pid IS 'process; NULL while none runs';
 COMMENT ON COLUMN dualwrite.workers.migration IS 'name of the migration';
-COMMENT ON COLUMN dualwrite.workers.role IS 'what it is at: queue, backfill or reconcile';
+COMMENT ON COLUMN dualwrite.workers.role IS 'what it is at: queue, backfill, indexes or reconcile';
 COMMENT ON COLUMN dualwrite.workers.state IS 'running; waiting for work; throttled; paused; failing, and to try again; starting; restarting; waiting for a process (dualwrite.max_workers); no free process (max_worker_processes, or for a helper dualwrite.max_workers); stopped';
 COMMENT ON COLUMN dualwrite.workers.doing IS 'how far it has got';
 COMMENT ON COLUMN dualwrite.workers.since IS 'last change of role or state';

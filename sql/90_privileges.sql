@@ -25,7 +25,7 @@ DECLARE
 	/* What only looks; of schema _dualwrite, what views call, which runs as their reader. */
 	for_monitors CONSTANT text[] := '{dualwrite.gates,dualwrite.diagnose,_dualwrite.blocked_by,_dualwrite.next_step,
 		_dualwrite.setting_list,_dualwrite.mirror_counters,_dualwrite.shadow_counters,_dualwrite.worker_list,
-		_dualwrite.may_read,_dualwrite.bar,_dualwrite.estimated_rows,_dualwrite.analyze_progress,_dualwrite.origin}';
+		_dualwrite.may_read,_dualwrite.bar,_dualwrite.estimated_rows,_dualwrite.analyze_progress,_dualwrite.build_progress,_dualwrite.origin}';
 BEGIN
 	FOR routine IN
 		SELECT p.oid::regprocedure AS signature, n.nspname, p.proname

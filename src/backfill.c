@@ -15,9 +15,11 @@
  */
 #include "postgres.h"
 
+#include "analyze.h"
 #include "attempt.h"
 #include "backfill.h"
 #include "copy.h"
+#include "indexes.h"
 #include "mapping.h"
 #include "override.h"
 #include "owner.h"
@@ -27,6 +29,7 @@
 #include "sql.h"
 #include "tables.h"
 #include "throttle.h"
+#include "worker.h"
 
 #include "access/table.h"
 #include "catalog/partition.h"
@@ -236,32 +239,11 @@ step_in_heap(DwBackfill *step)
 	return result;
 }
 
-static void
-analyze_table(void *arg)
-{
-	const DwMapping *mapping = arg;
-	Oid			owner = dw_relation_owner(mapping->new_table);
-	DwOwnerScope scope;
-	StringInfoData command;
-
-	initStringInfo(&command);
-	appendStringInfo(&command, "ANALYZE (SKIP_LOCKED) %s", dw_table_name(mapping->new_table));
-	PushActiveSnapshot(GetLatestSnapshot());
-	dw_owner_enter(&scope, owner, true);
-	SPI_connect();
-	if (SPI_execute(command.data, false, 0) != SPI_OK_UTILITY)
-		elog(ERROR, "could not execute \"%s\"", command.data);
-	SPI_finish();
-	dw_owner_leave(&scope);
-	PopActiveSnapshot();
-}
-
 /* All ranges of a mapping are read through: close it, after a look for leaves that were attached meanwhile. */
 static DwStep
 finish_mapping(DwBackfill *step)
 {
-	DwMapping  *mapping = unconstify(DwMapping *, step->mapping);
-	DwError		failure;
+	const DwMapping *mapping = step->mapping;
 	int			openings;
 
 	if (!ConditionalLockRelationOid(mapping->old_table, AccessShareLock))
@@ -276,10 +258,11 @@ finish_mapping(DwBackfill *step)
 		case DW_MAPPING_ENDED:
 			break;
 	}
-	/* statistics are a courtesy: without them autovacuum does it later */
-	if (!dw_attempt(analyze_table, mapping, false, &failure))
-		ereport(LOG,
-				(errmsg("could not analyze %s after the backfill: %s", mapping->new_name, failure.message)));
+	/* where indexes have yet to be built again it is done once they are */
+	if (dw_indexes_away_from(mapping->new_table))
+		dw_worker_wake();
+	else
+		dw_analyze(mapping->new_table, mapping->new_name);
 	return dw_blocks_left(step->migration->id, &openings) == 0 ? DW_STEP_DONE : DW_STEP_WORKED;
 }
 

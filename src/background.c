@@ -10,6 +10,7 @@
 #include "backfill.h"
 #include "deliver.h"
 #include "enforce.h"
+#include "rebuild.h"
 #include "queue.h"
 #include "recheck.h"
 #include "worker.h"
@@ -35,6 +36,8 @@
 PG_FUNCTION_INFO_V1(dw_backfill);
 PG_FUNCTION_INFO_V1(dw_deliver);
 PG_FUNCTION_INFO_V1(dw_retry);
+PG_FUNCTION_INFO_V1(dw_retry_indexes_sql);
+PG_FUNCTION_INFO_V1(dw_forget_index_sql);
 PG_FUNCTION_INFO_V1(dw_discard_dead);
 
 /* A text argument that must not be null or empty. */
@@ -218,6 +221,8 @@ dw_backfill(PG_FUNCTION_ARGS)
 	run_batches(name);
 	run_queue(name);
 	run_constraints(name);
+	dw_rebuild_settle(dw_migration_get(name, false));
+	SPI_commit();
 	report_end(name);
 	SPI_finish();
 	PG_RETURN_VOID();
@@ -248,6 +253,28 @@ dw_deliver(PG_FUNCTION_ARGS)
 	ereport(NOTICE,
 			(errmsg("migration \"%s\": " INT64_FORMAT " keys queued, " INT64_FORMAT " dead letters", name, waiting, dead)));
 	SPI_finish();
+	PG_RETURN_VOID();
+}
+
+/* dualwrite.retry_indexes(migration) */
+Datum
+dw_retry_indexes_sql(PG_FUNCTION_ARGS)
+{
+	PG_RETURN_INT64(dw_rebuild_request(owned_migration(fcinfo)));
+}
+
+/* dualwrite.forget_index(migration, new_table, index_name, reason) */
+Datum
+dw_forget_index_sql(PG_FUNCTION_ARGS)
+{
+	DwMigration *migration = owned_migration(fcinfo);
+
+	if (PG_ARGISNULL(1))
+		ereport(ERROR,
+				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+				 errmsg("argument \"new_table\" must not be null"),
+				 errhint("See dualwrite.indexes for the tables.")));
+	dw_rebuild_forget(migration, PG_GETARG_OID(1), text_argument(fcinfo, 2, "index_name"), text_argument(fcinfo, 3, "reason"));
 	PG_RETURN_VOID();
 }
 

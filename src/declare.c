@@ -11,6 +11,7 @@
 #include "backfill.h"
 #include "catalog.h"
 #include "declare.h"
+#include "indexes.h"
 #include "locks.h"
 #include "mapping.h"
 #include "resolve.h"
@@ -879,6 +880,7 @@ dw_declare_drop_mapping(const char *name, Oid old_table, Oid new_table)
 
 	dw_migration_check_owner(migration);
 	check_can_drop(migration, "drop a mapping of");
+	dw_indexes_check_drop(migration);
 	take_turn();
 	forget_mappings(migration, list_make1(mapping));
 }
@@ -891,6 +893,7 @@ dw_declare_drop(const char *name)
 
 	dw_migration_check_owner(migration);
 	check_can_drop(migration, "drop");
+	dw_indexes_check_drop(migration);
 	take_turn();
 	forget_mappings(migration, dw_mappings_of(migration->id));
 	dw_sql_begin(&sql);

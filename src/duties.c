@@ -15,7 +15,9 @@
 #include "deliver.h"
 #include "drift.h"
 #include "enforce.h"
+#include "indexes.h"
 #include "outlived.h"
+#include "rebuild.h"
 #include "recheck.h"
 #include "reconcile.h"
 #include "settings.h"
@@ -53,6 +55,8 @@ typedef struct DwDuty
 	DwStep		(*step) (const DwMigration *migration, TimestampTz *next_due);
 	const char *workers;		/* setting: processes that may share it; NULL: the first process alone does it */
 	int			(*openings) (const DwMigration *migration); /* how many of them could find something to do */
+	/* The rest of a step that has WORKED, outside of any transaction; takes so long that a helper does it where there can be one. */
+	DwStep		(*outside) (void);
 } DwDuty;
 
 /* Per duty: when it is due, how it stands. */
@@ -76,18 +80,20 @@ static void show_duties(DwShared *shared, DwTurn turn);
 
 static const DwDuty duties[] = {
 	{DW_ROLE_QUEUE, "queue", DW_PHASE_SHADOW, DW_PHASE_CUTOVER, POLL_MS, dw_deliver_step,
-	"queue_workers", dw_deliver_openings},
+	"queue_workers", dw_deliver_openings, NULL},
 	/* above its own phase there is something to copy after alter_mapping, which goes through the rows again */
 	{DW_ROLE_BACKFILL, "backfill", DW_PHASE_BACKFILL, DW_PHASE_READ_SWITCH, POLL_MS, backfill_duty,
-	"backfill_workers", dw_backfill_openings},
+	"backfill_workers", dw_backfill_openings, NULL},
+	/* owed wherever they were taken away */
+	{DW_ROLE_INDEXES, "indexes", DW_PHASE_DEFINED, DW_PHASE_COMPLETE, POLL_MS, dw_rebuild_step, NULL, dw_rebuild_openings, dw_rebuild_outside},
 	{DW_ROLE_RECONCILE, "reconcile", DW_PHASE_VERIFY, DW_PHASE_CUTOVER, POLL_MS, reconcile_duty,
-	"reconcile_workers", dw_reconcile_openings},
-	{DW_ROLE_NONE, "failed keys", DW_PHASE_SHADOW, DW_PHASE_CUTOVER, POLL_MS, dw_outlived_step, NULL, NULL},
-	{DW_ROLE_NONE, "lookups", DW_PHASE_SHADOW, DW_PHASE_CUTOVER, POLL_MS, dw_recheck_step, NULL, NULL},
-	{DW_ROLE_NONE, "constraints", DW_PHASE_SHADOW, DW_PHASE_CUTOVER, POLL_MS, dw_enforce_step, NULL, NULL},
-	{DW_ROLE_NONE, "alerts", DW_PHASE_SHADOW, DW_PHASE_CUTOVER, POLL_MS, dw_alerts_step, NULL, NULL},
-	{DW_ROLE_NONE, "shadow reads", DW_PHASE_VERIFY, DW_PHASE_CUTOVER, POLL_MS, dw_shadow_step, NULL, NULL},
-	{DW_ROLE_NONE, "housekeeping", DW_PHASE_SHADOW, DW_PHASE_CUTOVER, HOUSEKEEPING_MS, housekeeping_duty, NULL, NULL},
+	"reconcile_workers", dw_reconcile_openings, NULL},
+	{DW_ROLE_NONE, "failed keys", DW_PHASE_SHADOW, DW_PHASE_CUTOVER, POLL_MS, dw_outlived_step, NULL, NULL, NULL},
+	{DW_ROLE_NONE, "lookups", DW_PHASE_SHADOW, DW_PHASE_CUTOVER, POLL_MS, dw_recheck_step, NULL, NULL, NULL},
+	{DW_ROLE_NONE, "constraints", DW_PHASE_SHADOW, DW_PHASE_CUTOVER, POLL_MS, dw_enforce_step, NULL, NULL, NULL},
+	{DW_ROLE_NONE, "alerts", DW_PHASE_SHADOW, DW_PHASE_CUTOVER, POLL_MS, dw_alerts_step, NULL, NULL, NULL},
+	{DW_ROLE_NONE, "shadow reads", DW_PHASE_VERIFY, DW_PHASE_CUTOVER, POLL_MS, dw_shadow_step, NULL, NULL, NULL},
+	{DW_ROLE_NONE, "housekeeping", DW_PHASE_SHADOW, DW_PHASE_CUTOVER, HOUSEKEEPING_MS, housekeeping_duty, NULL, NULL, NULL},
 };
 
 static DwDutyState states[lengthof(duties)];
@@ -302,6 +308,13 @@ tell_lacking(const DwDuty *duty, DwDutyState *state, const DwMigration *migratio
 			 errhint("Raise max_worker_processes or dualwrite.max_workers, or lower %s.", duty->workers)));
 }
 
+/* How many helpers the duty may have beside, or instead of, the first process. */
+static int
+helpers_allowed(const DwDuty *duty, const DwMigration *migration)
+{
+	return duty->outside != NULL ? 1 : (int) dw_setting_int(migration->id, duty->workers) - 1;
+}
+
 /*
  * See to it that the duty has as many helpers as are wanted and could find something to do: looked at when something
  * changes, and every now and then, as one may have left.  migration NULL: there is nothing to do.
@@ -312,25 +325,34 @@ staff_duty(const DwDuty *duty, DwDutyState *state, const DwMigration *migration)
 	int			helpers = 0;
 	int			lacking;
 
-	if (duty->workers == NULL || i_help() || (migration == NULL && state->helpers == 0))
+	if (duty->openings == NULL || i_help() || (migration == NULL && state->helpers == 0))
 		return;
 	if (migration != NULL)
 	{
-		int			wanted = (int) dw_setting_int(migration->id, duty->workers);
+		int			wanted = 1 + helpers_allowed(duty, migration);
 
 		if (wanted == state->wanted && TimestampTzPlusMilliseconds(state->asked_at, HOLD_BACK_MS) > GetCurrentTimestamp())
 			return;
 		if (wanted > 1 && !dw_shared()->crowded)
-			helpers = Max(Min(wanted, duty->openings(migration)) - 1, 0);
+			helpers = Max(Min(wanted, duty->openings(migration) + (duty->outside != NULL)) - 1, 0);
 		state->wanted = wanted;
 	}
 	state->asked_at = GetCurrentTimestamp();
 	state->helpers = helpers;
 	lacking = dw_slots_help(dw_shared(), my_post.migration_id, duty->role, helpers);
-	if (helpers == 0)
-		state->lacking = 0;
+	if (helpers == 0 || duty->outside != NULL)
+		state->lacking = lacking;	/* without a helper this process does it all */
 	else
 		tell_lacking(duty, state, migration, lacking);
+}
+
+/* Outside of these phases there is none but indexes that are owed. */
+static bool
+has_work(const DwMigration *migration)
+{
+	DwIndexesOwed owed;
+
+	return (migration->phase > DW_PHASE_DEFINED && migration->phase < DW_PHASE_COMPLETE) || dw_indexes_owed(migration->id, &owed);
 }
 
 /* Of this migration, has anybody something to do, and this duty in particular? */
@@ -338,13 +360,13 @@ static DwTurn
 judge(const DwMigration *migration, const DwDuty *duty, bool *wanted)
 {
 	*wanted = false;
-	if (migration == NULL || migration->phase == DW_PHASE_DEFINED || migration->phase == DW_PHASE_COMPLETE)
+	if (migration == NULL || !has_work(migration))
 		return DW_TURN_FINISHED;
 	show_name(migration->name);
 	if (migration->paused || migration->restored)
 		return i_help() ? DW_TURN_FINISHED : DW_TURN_PAUSED;
 	*wanted = migration->phase >= duty->first && migration->phase <= duty->last;
-	if (i_help() && (!*wanted || my_post.number >= dw_setting_int(migration->id, duty->workers)))
+	if (i_help() && (!*wanted || my_post.number > helpers_allowed(duty, migration)))
 		return DW_TURN_FINISHED;
 	return DW_TURN_GOES_ON;
 }
@@ -358,6 +380,7 @@ do_step(int32 migration_id, const DwDuty *duty, DwDutyState *state)
 	DwStep		step = DW_STEP_IDLE;
 	TimestampTz next_due = 0;
 	bool		wanted;
+	bool		left;			/* to a helper */
 
 	dw_turn_begin();
 	if (dw_extension_exists())
@@ -365,14 +388,22 @@ do_step(int32 migration_id, const DwDuty *duty, DwDutyState *state)
 	turn = judge(migration, duty, &wanted);
 	if (turn == DW_TURN_GOES_ON)
 		staff_duty(duty, state, wanted ? migration : NULL);
+	left = duty->outside != NULL && !i_help() && state->helpers > 0 && state->lacking == 0;
 	if (wanted && turn == DW_TURN_GOES_ON)
-		step = duty->step(migration, &next_due);
+		step = left ? DW_STEP_WAIT : duty->step(migration, &next_due);
 	dw_turn_end();
+	if (step == DW_STEP_WORKED && duty->outside != NULL)
+	{
+		dw_slot_show(dw_shared(), duty->role, DW_ACTIVITY_RUNNING);
+		step = duty->outside();
+	}
 	if (turn != DW_TURN_GOES_ON || (step != DW_STEP_WORKED && step != DW_STEP_WAIT))
 		staff_duty(duty, state, NULL);
 	if (i_help() && step != DW_STEP_WORKED && step != DW_STEP_WAIT)
 		turn = DW_TURN_FINISHED;
 	note_step(duty, state, step, next_due);
+	if (left)
+		state->activity = DW_ACTIVITY_WAITING;
 	return turn;
 }
 

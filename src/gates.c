@@ -12,6 +12,7 @@
 #include "backfill.h"
 #include "enforce.h"
 #include "gates.h"
+#include "indexes.h"
 #include "ladder.h"
 #include "mapping.h"
 #include "queue.h"
@@ -177,6 +178,29 @@ check_backfill(const DwMigration *migration, DwGate *gate)
 		percent = Min(percent, 99.9);
 	gate->detail = psprintf("%.1f %% copied, %s queued", percent, counted(waiting, "key", "keys"));
 	gate->next_step = backfill_outlook(migration);
+}
+
+/* Readers of the new side rely on them, and so does whoever created them. */
+static void
+check_indexes(const DwMigration *migration, DwGate *gate)
+{
+	DwIndexesOwed owed;
+
+	gate->passed = !dw_indexes_owed(migration->id, &owed);
+	if (gate->passed)
+	{
+		gate->name = NULL;
+		return;
+	}
+	gate->detail = psprintf(INT64_FORMAT " of %s built again%s", owed.all - owed.away,
+							counted(owed.all, "index that was taken away is", "indexes that were taken away are"),
+							owed.away == 0 ? ", ANALYZE is to follow" : "");
+	if (owed.example != NULL)
+		gate->detail = psprintf("%s; %s", gate->detail, owed.example);
+	gate->waitable = owed.failing == 0;
+	gate->next_step = gate->waitable ? pstrdup("wait: indexes are being built; see dualwrite.indexes") :
+		psprintf("read dualwrite.indexes, mend what is in the way, then call dualwrite.retry_indexes(%s)",
+				 quote_literal_cstr(migration->name));
 }
 
 /* The usual steps of a canary. */
@@ -629,6 +653,7 @@ static const struct
 	[DW_GATE_MAPPINGS] = {"mappings", check_mappings, false, false, false},
 	[DW_GATE_DEFINITION] = {"definition", check_definition, false, false, false},
 	[DW_GATE_BACKFILL] = {"backfill", check_backfill, false, true, true},
+	[DW_GATE_INDEXES] = {"indexes", check_indexes, false, true, true},
 	[DW_GATE_READ_PERCENT] = {"read_percent", check_read_percent, true, false, false},
 	[DW_GATE_SOAK] = {"soak", check_soak, true, true, false},
 	[DW_GATE_RECONCILE] = {"reconcile", check_reconcile, false, true, true},

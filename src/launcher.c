@@ -415,6 +415,25 @@ retire(DwShared *shared)
 	return idle;
 }
 
+/*
+ * An index is built in one go, so its process cannot look for itself whether somebody drops, renames or copies the
+ * database.  Returns when to look again.
+ */
+static TimestampTz
+watch_builds(DwShared *shared)
+{
+	TimestampTz next = DT_NOEND;
+
+	for (Oid database = dw_slots_next_build(shared, InvalidOid); OidIsValid(database);
+		 database = dw_slots_next_build(shared, database))
+	{
+		if (database_state(database) == DW_DATABASE_BUSY)
+			dw_slots_stop_builds(shared, database, 0);
+		next = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), BUSY_DATABASE_RETRY_MS);
+	}
+	return next;
+}
+
 static void
 wait_until(TimestampTz next)
 {
@@ -453,10 +472,13 @@ dw_launcher_main(Datum arg)
 	for (;;)
 	{
 		TimestampTz next;
+		TimestampTz look;
 
 		reap_workers(shared);
 		visit_databases(shared);
 		next = start_workers(shared);
+		look = watch_builds(shared);
+		next = Min(next, look);
 		if (!dw_preloaded() && retire(shared))
 			proc_exit(0);
 		wait_until(next);

@@ -13,6 +13,7 @@
 #include "backfill.h"
 #include "enforce.h"
 #include "gates.h"
+#include "indexes.h"
 #include "ladder.h"
 #include "locks.h"
 #include "mapping.h"
@@ -57,6 +58,7 @@ typedef struct DwChange
 	LOCKMODE	lock_old;		/* the strongest of all rungs */
 	LOCKMODE	lock_new;
 	bool		swap;			/* of names, or back */
+	List	   *stripped;		/* new tables whose indexes are taken away */
 	bool		adopt;			/* a restored migration becomes this database's own */
 } DwChange;
 
@@ -150,13 +152,15 @@ swaps_names(const DwChange *change)
 
 /* The tables, in the order that ladder.c explains, then what else the rungs alter. */
 static void
-take_locks(const DwChange *change)
+take_locks(DwChange *change)
 {
 	List	   *old_tables = tables_of(change->mappings, false);
 	List	   *new_tables = tables_of(change->mappings, true);
 	List	   *wishes = NIL;
 	ListCell   *lc;
 
+	/* none begins anew: it would have to lock the migration's row */
+	dw_worker_stop_builds(change->migration->id);
 	if (swaps_names(change))
 		foreach(lc, dw_swap_locks(change->migration))
 			wishes = dw_lock_wish_alone(wishes, lfirst_oid(lc), AccessExclusiveLock);
@@ -168,6 +172,10 @@ take_locks(const DwChange *change)
 		wishes = wish_tables(wishes, new_tables, change->lock_new);
 	wishes = wish_tables(wishes, old_tables, change->lock_old);
 	wishes = wish_tables(wishes, new_tables, change->lock_new);
+	if (change->arrival & DW_ARRIVE_BACKFILL)
+		change->stripped = dw_indexes_to_take(change->migration);
+	foreach(lc, change->stripped)
+		wishes = dw_lock_wish(wishes, lfirst_oid(lc), AccessExclusiveLock);
 	if (change->crossing & DW_DO_STOP_QUEUED)
 		wishes = wish_queued(wishes, change);
 	if (change->crossing & SEQUENCE_WORK)
@@ -302,7 +310,10 @@ do_effects(const DwChange *change)
 	if (change->crossing & DW_DO_RESET_STATS)
 		reset_stats(change);
 	if (change->arrival & DW_ARRIVE_BACKFILL)
+	{
+		dw_indexes_take(change->migration, change->stripped);
 		dw_backfill_start(change->migration);
+	}
 	if (change->arrival & DW_ARRIVE_RECONCILE)
 		dw_reconcile_request(change->migration);
 	if (change->arrival & DW_ARRIVE_CONSTRAINTS)
@@ -540,6 +551,18 @@ watch_new_side(const DwChange *change)
 	}
 }
 
+/* A worker goes on where there is no other work any more. */
+static void
+tell_indexes(const DwChange *change)
+{
+	DwIndexesOwed owed;
+
+	if (change->to < DW_PHASE_BACKFILL && dw_indexes_owed(change->migration->id, &owed) && owed.away > 0)
+		ereport(NOTICE,
+				(errmsg("indexes that were taken away for the copy are being built again in the background: " INT64_FORMAT, owed.away),
+				 errhint("See dualwrite.indexes.")));
+}
+
 /* Lock, look once more, do it. */
 static void
 descend(DwChange *change, bool force, const char *reason)
@@ -554,6 +577,7 @@ descend(DwChange *change, bool force, const char *reason)
 	if (stops_reverse)
 		check_reverse_queue(change->migration);
 	carry_out(change, "rollback", NIL, force, reason);
+	tell_indexes(change);
 }
 
 /* Where a rollback goes: to_phase, or one rung down. */
@@ -648,6 +672,8 @@ dw_phase_pause(const char *name, bool pause)
 	dw_sql("UPDATE _dualwrite.migration SET paused = $2, repair_suspended = repair_suspended AND $2 WHERE id = $1",
 		   2, (DwArg[]) {DW_INT4(migration->id), DW_BOOL(pause)});
 	dw_sql_end(&sql);
+	if (pause)
+		dw_worker_stop_builds(migration->id);
 	dw_worker_wake();
 }
 

@@ -65,7 +65,7 @@ set_session(void)
 	set_option("max_parallel_workers_per_gather", "0");
 }
 
-/* Ids of the migrations of this database that have background work. */
+/* Ids of the migrations of this database that have background work; indexes that were taken away are owed in every phase. */
 static int
 active_migrations(int32 **ids)
 {
@@ -73,8 +73,10 @@ active_migrations(int32 **ids)
 	int			n;
 
 	dw_sql_begin(&sql);
-	n = (int) dw_sql("SELECT id FROM _dualwrite.migration "
-					 "WHERE phase OPERATOR(pg_catalog.<>) ALL (ARRAY['defined', 'complete']) ORDER BY id",
+	n = (int) dw_sql("SELECT m.id FROM _dualwrite.migration m "
+					 "WHERE m.phase OPERATOR(pg_catalog.<>) ALL (ARRAY['defined', 'complete']) OR EXISTS "
+					 "(SELECT FROM _dualwrite.index_away a JOIN pg_catalog.pg_class c ON c.oid OPERATOR(pg_catalog.=) a.new_table "
+					 "WHERE a.migration_id OPERATOR(pg_catalog.=) m.id AND a.analyzed_at IS NULL) ORDER BY m.id",
 					 0, NULL);
 	*ids = MemoryContextAlloc(sql.caller, Max(n, 1) * sizeof(int32));
 	for (int i = 0; i < n; i++)

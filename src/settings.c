@@ -62,6 +62,12 @@ static const struct config_enum_entry mirror_on_error_options[] = {
 	{NULL, 0, false}
 };
 
+static const struct config_enum_entry backfill_indexes_options[] = {
+	{"keep", 0, false},
+	{"afterwards", 1, false},
+	{NULL, 0, false}
+};
+
 static const struct config_enum_entry shadow_read_compare_options[] = {
 	{"set", 's', false},
 	{"ordered", 'o', false},
@@ -87,6 +93,8 @@ static const DwSetting settings[] = {
 	.meaning = "Processes that copy history at the same time."},
 	{"backfill_batch_ms", DW_KIND_INT, "100", NUMBER(1, 60000), .unit = "ms",
 	.meaning = "Time that a batch of the backfill shall take; an application waits for one batch at most."},
+	{"backfill_indexes", DW_KIND_ENUM, "keep", .options = backfill_indexes_options,
+	.meaning = "Secondary indexes of a new table that is still empty: keep them while rows are copied, or take them away and build them again afterwards, concurrently."},
 	{"reconcile_workers", DW_KIND_INT, "1", NUMBER(1, 32), .unit = "processes",
 	.meaning = "Processes that compare both sides at the same time."},
 	{"reconcile_chunk_ms", DW_KIND_INT, "1000", NUMBER(1, 60000), .unit = "ms",

@@ -56,6 +56,7 @@ typedef enum DwRole
 	DW_ROLE_NONE,
 	DW_ROLE_QUEUE,
 	DW_ROLE_BACKFILL,
+	DW_ROLE_INDEXES,
 	DW_ROLE_RECONCILE
 } DwRole;
 
@@ -85,6 +86,8 @@ typedef struct DwWorkerSlot
 	int			failures;		/* in a row */
 	bool		no_room;		/* could not be started: max_worker_processes, or dualwrite.max_workers */
 	bool		look;			/* look for further migrations of this database */
+	bool		builds;			/* an index, which takes long and waits for others */
+	volatile bool stop;			/* break that off */
 	int			pid;
 	PGPROC	   *proc;			/* for its latch */
 	DwRole		role;

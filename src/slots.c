@@ -22,6 +22,7 @@
 #define LAUNCHER_PATIENCE_MS	10000
 
 static int	my_slot = -1;
+static volatile bool *my_stop = NULL; /* of that slot */
 static uint32 my_generation;
 
 void
@@ -33,6 +34,8 @@ dw_slot_set(DwWorkerSlot *slot, DwSlotState state, TimestampTz due)
 	slot->since = slot->changed_at;
 	slot->pid = 0;
 	slot->proc = NULL;
+	slot->builds = false;
+	slot->stop = false;
 	slot->activity = DW_ACTIVITY_STARTING;
 	if (state != DW_SLOT_WANTED)
 		slot->no_room = false;
@@ -224,6 +227,37 @@ dw_slots_help(DwShared *shared, int32 migration_id, DwRole role, int helpers)
 }
 
 void
+dw_slots_stop_builds(DwShared *shared, Oid database, int32 migration_id)
+{
+	LWLockAcquire(&shared->lock, LW_EXCLUSIVE);
+	for (int i = 0; i < DW_WORKER_SLOTS; i++)
+	{
+		DwWorkerSlot *slot = &shared->workers[i];
+
+		if (slot->builds && slot->database == database && (migration_id == 0 || slot->migration_id == migration_id))
+			slot->stop = true;
+	}
+	LWLockRelease(&shared->lock);
+}
+
+Oid
+dw_slots_next_build(DwShared *shared, Oid after)
+{
+	Oid			next = InvalidOid;
+
+	LWLockAcquire(&shared->lock, LW_SHARED);
+	for (int i = 0; i < DW_WORKER_SLOTS; i++)
+	{
+		DwWorkerSlot *slot = &shared->workers[i];
+
+		if (slot->builds && slot->database > after && (!OidIsValid(next) || slot->database < next))
+			next = slot->database;
+	}
+	LWLockRelease(&shared->lock);
+	return next;
+}
+
+void
 dw_slots_forget(DwShared *shared, Oid database)
 {
 	LWLockAcquire(&shared->lock, LW_EXCLUSIVE);
@@ -341,6 +375,7 @@ dw_slot_attach(DwShared *shared, const DwStart *start, DwPost *post)
 		slot->pid = MyProcPid;
 		slot->proc = MyProc;
 		my_slot = start->slot;
+		my_stop = &slot->stop;
 		my_generation = start->generation;
 		post->migration_id = slot->migration_id;
 		post->helps = slot->helps;
@@ -398,6 +433,29 @@ dw_slot_finish(DwShared *shared)
 	}
 	LWLockRelease(&shared->lock);
 	return finished;
+}
+
+void
+dw_slot_build(DwShared *shared, bool builds)
+{
+	DwWorkerSlot *slot;
+
+	LWLockAcquire(&shared->lock, LW_EXCLUSIVE);
+	slot = own_slot(shared);
+	if (slot != NULL)
+	{
+		slot->builds = builds;
+		slot->stop = false;
+	}
+	if (builds)
+		wake_launcher(shared);
+	LWLockRelease(&shared->lock);
+}
+
+bool
+dw_slot_stopped(void)
+{
+	return my_slot >= 0 && *my_stop;
 }
 
 void
@@ -473,7 +531,7 @@ dw_slot_look(DwShared *shared)
 const char *
 dw_role_name(DwRole role)
 {
-	static const char *const names[] = {"worker", "queue", "backfill", "reconcile"};
+	static const char *const names[] = {"worker", "queue", "backfill", "indexes", "reconcile"};
 
 	return names[role];
 }

@@ -44,6 +44,11 @@ extern int	dw_slots_help(DwShared *shared, int32 migration_id, DwRole role, int 
  */
 extern int	dw_slots_sharing(DwShared *shared, int32 migration_id, DwRole role, int *pids);
 
+/* Processes of this database that build an index for this migration (0: any) shall break that off. */
+extern void dw_slots_stop_builds(DwShared *shared, Oid database, int32 migration_id);
+/* The first database after this one in which an index is built; InvalidOid: none. */
+extern Oid	dw_slots_next_build(DwShared *shared, Oid after);
+
 /* No process for this database any more: it is gone. */
 extern void dw_slots_forget(DwShared *shared, Oid database);
 extern bool dw_slots_running(DwShared *shared, Oid database, int32 migration_id);
@@ -63,6 +68,9 @@ extern bool dw_slot_finish(DwShared *shared);
 extern void dw_slot_yield(DwShared *shared, TimestampTz due);
 /* Show what the process is doing; locks only for a change. */
 extern void dw_slot_show(DwShared *shared, DwRole role, DwActivity activity);
+/* This process begins, or ends, to build an index; stopped: it shall break that off.  The latter may be asked in a signal handler. */
+extern void dw_slot_build(DwShared *shared, bool builds);
+extern bool dw_slot_stopped(void);
 /* Was this process asked to look again?  ask asks itself, look answers and clears it. */
 extern void dw_slot_ask(DwShared *shared);
 extern bool dw_slot_asked(const DwShared *shared);

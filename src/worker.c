@@ -15,6 +15,7 @@
 #include "miscadmin.h"
 
 static bool wake_at_commit = false;
+static int32 stop_at_commit = 0;	/* id of a migration */
 static bool first_commit = true;	/* of this session, since the library was loaded */
 
 void
@@ -22,6 +23,16 @@ dw_worker_wake(void)
 {
 	(void) dw_shared();			/* attach now: not at commit */
 	wake_at_commit = true;
+}
+
+void
+dw_worker_stop_builds(int32 migration_id)
+{
+	DwShared   *shared = dw_shared();
+
+	if (shared != NULL)
+		dw_slots_stop_builds(shared, MyDatabaseId, migration_id);
+	stop_at_commit = migration_id;
 }
 
 bool
@@ -85,8 +96,13 @@ end_of_transaction(XactEvent event, void *arg)
 		wake();
 		first_commit = false;
 	}
+	if (event == XACT_EVENT_COMMIT && stop_at_commit != 0 && dw_shared() != NULL)
+		dw_slots_stop_builds(dw_shared(), MyDatabaseId, stop_at_commit);
 	if (event == XACT_EVENT_COMMIT || event == XACT_EVENT_PREPARE || event == XACT_EVENT_ABORT)
+	{
 		wake_at_commit = false;
+		stop_at_commit = 0;
+	}
 }
 
 void

@@ -20,6 +20,12 @@ extern bool dw_worker_running(int32 migration_id);
  */
 extern int	dw_worker_sharing(int32 migration_id, DwRole role, int *pids);
 
+/*
+ * Have builds of indexes for this migration broken off, now and once more at commit, when nobody can miss why.  They begin
+ * again as soon as they may.
+ */
+extern void dw_worker_stop_builds(int32 migration_id);
+
 extern void dw_worker_init(void);	/* from _PG_init */
 
 #endif							/* DW_WORKER_H */
