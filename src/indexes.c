@@ -162,7 +162,11 @@ write_down(const DwMigration *migration, Oid table, const TakenIndex *index)
 
 	dw_sql_begin(&sql);
 	(void) dw_sql("INSERT INTO _dualwrite.index_away (migration_id, new_table, index_name, body, tablespace, comment, statistics)"
-				  " VALUES ($1, $2, $3::name, $4, $5::name, $6, $7)",
+				  " VALUES ($1, $2, $3::name, $4, $5::name, $6, $7)"
+				  /* owed from an earlier copy, and made by somebody meanwhile: what is there now is what is wanted */
+				  " ON CONFLICT (migration_id, new_table, index_name) DO UPDATE SET body = excluded.body, tablespace = excluded.tablespace,"
+				  " comment = excluded.comment, statistics = excluded.statistics, taken_at = excluded.taken_at, started_at = NULL, failures = 0,"
+				  " next_attempt_at = excluded.next_attempt_at, message = NULL, analyzed_at = NULL",
 				  7, (DwArg[]) {DW_INT4(migration->id), DW_OID(table), DW_TEXT(index->name), DW_TEXT(index->body),
 				  DW_TEXT(index->tablespace), DW_TEXT(index->comment), DW_DATUM(INT4ARRAYOID, index->statistics, false)});
 	dw_sql_end(&sql);
