@@ -18,14 +18,12 @@ CREATE INDEX o_email ON o (email);
 VACUUM (ANALYZE, FREEZE) o;
 
 -- An empty table, and a source with nothing left to be written to its pages.
-CREATE PROCEDURE bench.fresh(indexed boolean DEFAULT true) LANGUAGE plpgsql AS $$
+CREATE PROCEDURE bench.fresh() LANGUAGE plpgsql AS $$
 BEGIN
 	DROP TABLE IF EXISTS n;
 	CREATE TABLE n (id bigint PRIMARY KEY, email text NOT NULL, first_name text NOT NULL, last_name text NOT NULL, state text NOT NULL,
 		note text NOT NULL, amount numeric, created timestamptz NOT NULL);
-	IF indexed THEN
-		CREATE INDEX n_email ON n (email);
-	END IF;
+	CREATE INDEX n_email ON n (email);
 	COMMIT;
 END $$;
 
@@ -112,10 +110,10 @@ BEGIN
 	CALL bench.done('COPY \| COPY', began, wal);
 END $$;
 
-CREATE PROCEDURE bench.dualwrite(technique text, workers int, indexed boolean) LANGUAGE plpgsql AS $$
+CREATE PROCEDURE bench.dualwrite(technique text, workers int, indexes text) LANGUAGE plpgsql AS $$
 DECLARE began timestamptz; wal pg_lsn; memory bigint;
 BEGIN
-	CALL bench.fresh(indexed);
+	CALL bench.fresh();
 	PERFORM dualwrite.create_migration('bench', 'o', 'n', forward => $f${"email": "lower(email)",
 		"first_name": "split_part(name, ' ', 1)", "last_name": "split_part(name, ' ', 2)",
 		"state": "CASE WHEN state = 1 THEN 'active' ELSE 'idle' END", "note": "coalesce(note, '')"}$f$,
@@ -124,19 +122,14 @@ BEGIN
 	CALL dualwrite.run('bench', 'dual_write');
 	PERFORM dualwrite.configure('bench', 'throttle_max_active_per_core', '1000');
 	PERFORM dualwrite.configure('bench', 'backfill_workers', workers::text);
+	PERFORM dualwrite.configure('bench', 'backfill_indexes', indexes);
 	COMMIT;
 	began := clock_timestamp(); wal := pg_current_wal_insert_lsn();
 	CALL dualwrite.run('bench', 'backfill');
 	CALL dualwrite.wait('bench', '1 hour');
 	SELECT max(substring(pg_read_file('/proc/' || pid || '/status', 0, 100000, true) FROM 'RssAnon:\s+(\d+)')::bigint) INTO memory
 		FROM dualwrite.workers WHERE pid IS NOT NULL;
-	IF indexed THEN
-		CALL bench.done(technique, began, wal, memory);
-	END IF;
-	CREATE TABLE IF NOT EXISTS bench.begun (began timestamptz, wal pg_lsn);
-	DELETE FROM bench.begun;
-	INSERT INTO bench.begun VALUES (began, wal);
-	COMMIT;
+	CALL bench.done(technique, began, wal, memory);
 END $$;
 
 -- Each run begins with clean buffers.
@@ -145,20 +138,17 @@ CALL bench.insert_select(); DELETE FROM bench.result;
 VACUUM (FREEZE) o; CHECKPOINT;
 CALL bench.insert_select();
 CHECKPOINT;
-CALL bench.dualwrite('dualwrite, one worker', 1, true);
+CALL bench.dualwrite('dualwrite, one worker', 1, 'keep');
 SELECT dualwrite.rollback('bench', 'defined') \g /dev/null
 SELECT dualwrite.drop_migration('bench') \g /dev/null
 CHECKPOINT;
 CALL bench.insert_select();
 CHECKPOINT;
-CALL bench.dualwrite('dualwrite, two workers', 2, true);
+CALL bench.dualwrite('dualwrite, two workers', 2, 'keep');
 SELECT dualwrite.rollback('bench', 'defined') \g /dev/null
 SELECT dualwrite.drop_migration('bench') \g /dev/null
 CHECKPOINT;
-CALL bench.dualwrite(NULL, 1, false);
-CREATE INDEX CONCURRENTLY n_email ON n (email);
-SELECT * FROM bench.begun \gset
-CALL bench.done('dualwrite, one worker, then CREATE INDEX CONCURRENTLY', :'began', :'wal');
+CALL bench.dualwrite('dualwrite, one worker, indexes afterwards', 1, 'afterwards');
 SELECT dualwrite.rollback('bench', 'defined') \g /dev/null
 SELECT dualwrite.drop_migration('bench') \g /dev/null
 CHECKPOINT;
