@@ -266,7 +266,7 @@ dw_indexes_owed(int32 migration_id, DwIndexesOwed *owed)
 	dw_sql_begin(&sql);
 	(void) dw_sql("SELECT count(*), count(*) FILTER (WHERE a.built_at IS NULL), count(*) FILTER (WHERE a.built_at IS NULL AND a.failures > 1),"
 				  " coalesce(bool_or(a.analyzed_at IS NULL), false),"
-				  " (array_agg(format('index %I: %s', a.index_name, a.message) ORDER BY a.started_at DESC NULLS LAST)"
+				  " (array_agg(format('index %I could not be built', a.index_name) ORDER BY a.started_at DESC NULLS LAST)"
 				  " FILTER (WHERE a.built_at IS NULL AND a.failures > 0))[1]"
 				  " FROM _dualwrite.index_away a JOIN pg_class c ON c.oid = a.new_table WHERE a.migration_id = $1",
 				  1, (DwArg[]) {DW_INT4(migration_id)});

@@ -21,7 +21,7 @@ typedef struct DwIndexesOwed
 	int64		away;
 	int64		failing;		/* of those: more than once in a row */
 	bool		analyze;		/* some table has yet to be analyzed */
-	char	   *example;		/* the last failure, in words; NULL: none */
+	char	   *example;		/* the last failure, without its message, which may hold values of rows; NULL: none */
 } DwIndexesOwed;
 
 /* false: nothing. */
