@@ -8,8 +8,8 @@
 DW_KINDS=(lint regress isolation pgtap tap)
 DW_PRELOAD=${DW_PRELOAD:-1}		# 0: clusters without shared_preload_libraries
 DW_ACCEPT=0				# 1: outputs that differ become the expected ones
-# seconds for one file of pgtap or tap; one that was asked to take longer may
-DW_FILE_LIMIT=$((300 + ${DW_RECONCILE_SECONDS:-0}))
+# seconds for one file of pgtap or tap: for one that hangs, not one that is slow; one that was asked to take longer may
+DW_FILE_LIMIT=$((900 + ${DW_RECONCILE_SECONDS:-0}))
 DW_KIND_LIMIT=1500			# seconds for all regress or all isolation tests
 declare -A DW_PASSED=() DW_FAILED=() DW_SKIPPED=()
 
@@ -275,7 +275,7 @@ dw_run_perl()
 		dw_give "$DW_WORK/tap"
 		if ! dw_run_tap tap "$name" "$dir/output" env -u PGHOST -u PGPORT -u PGUSER -u PGDATABASE \
 			TMPDIR="$DW_WORK/s" TESTDIR="$dir" TESTDATADIR="$dir/tmp_check" TESTLOGDIR="$dir/tmp_check/log" \
-			PG_REGRESS="$pgxs/src/test/regress/pg_regress" PG_TEST_TIMEOUT_DEFAULT=120 \
+			PG_REGRESS="$pgxs/src/test/regress/pg_regress" PG_TEST_TIMEOUT_DEFAULT=300 \
 			prove -v -I "$perl" -I "$DW_WORK/src/test/t" "$DW_WORK/src/test/t/$name.pl"; then
 			for log in "$dir"/tmp_check/log/*; do
 				dw_show "$log" 40

@@ -15,7 +15,7 @@ BEGIN
 	DELETE FROM heard;
 	PERFORM dualwrite.resume('m');
 	COMMIT;
-	FOR i IN 1 .. 6000 LOOP
+	FOR i IN 1 .. 60000 LOOP
 		INSERT INTO heard SELECT extra::jsonb FROM dblink_get_notify('listener');
 		EXIT WHEN EXISTS (SELECT FROM heard WHERE payload @> jsonb_build_object('alert', alert, 'migration', 'm'));
 		COMMIT;
@@ -50,7 +50,7 @@ CREATE TABLE n_rest PARTITION OF n DEFAULT;
 INSERT INTO o SELECT r, g, 'v' FROM unnest('{a,b,c}'::text[]) AS r, generate_series(1, 10) AS g;
 SELECT dualwrite.create_migration('m', 'o', 'n');
 SELECT dualwrite.configure('m', 'reconcile_interval', '0');
-CALL dualwrite.run('m', timeout => '60 s');
+CALL dualwrite.run('m', timeout => '10 min');
 SELECT is(differing(), 'missing 0, extra 0, different 0', 'agreed');
 SELECT is_empty($$SELECT * FROM dualwrite.diagnose('m')$$, 'all is well');
 

@@ -18,7 +18,7 @@ CREATE FUNCTION now_is(name text) RETURNS text LANGUAGE sql AS $$
 	FROM dualwrite.constraints WHERE migration = name $$;
 CREATE PROCEDURE looked(name text, wanted text) LANGUAGE plpgsql AS $$
 BEGIN
-	FOR i IN 1 .. 600 LOOP
+	FOR i IN 1 .. 12000 LOOP
 		IF now_is(name) IS NOT DISTINCT FROM wanted THEN
 			RETURN;
 		END IF;
@@ -32,7 +32,7 @@ SELECT throws_ok($$SELECT dualwrite.create_migration('c', 'people', 'people_new'
 SELECT dualwrite.create_migration('c', 'people', 'people_new',
 	'{"person": "id", "email": {"expr": "mail", "not_null": true}, "born": {"expr": "born", "not_null": true}}');
 SELECT is(now_is('c'), 'not_null born waiting -; not_null email waiting -', 'two wishes, in defined');
-CALL dualwrite.run('c', timeout => '60s');
+CALL dualwrite.run('c', timeout => '10 min');
 CALL looked('c', 'not_null born clean 0; not_null email violated 5');
 SELECT is(now_is('c'), 'not_null born clean 0; not_null email violated 5', 'looked at in verify');
 SELECT is(jsonb_array_length(sample_keys), 5, 'keys of rows that are in the way') FROM dualwrite.constraints WHERE columns = '{email}';
@@ -74,7 +74,7 @@ CALL looked('c', 'not_null born met -; not_null email met -');
 SELECT is(now_is('c'), 'not_null born met -; not_null email met -', 'all hold');
 SELECT is_empty($$SELECT conname FROM pg_constraint WHERE conrelid = 'people_new'::regclass AND NOT convalidated$$, 'validated');
 SELECT is(passed, true, 'the gate is met') FROM dualwrite.gates('c') WHERE gate = 'constraints';
-CALL dualwrite.wait('c', '60s');
+CALL dualwrite.wait('c', '10 min');
 SELECT dualwrite.advance('c');
 SELECT is(phase, 'cutover', 'in cutover') FROM dualwrite.status WHERE migration = 'c';
 
@@ -91,7 +91,7 @@ CREATE TABLE "New things" (b int, a int, "The Value" text, ref int, whole int, P
 CREATE TABLE "New 0" PARTITION OF "New things" FOR VALUES WITH (MODULUS 2, REMAINDER 0);
 CREATE TABLE "New 1" PARTITION OF "New things" FOR VALUES WITH (MODULUS 2, REMAINDER 1);
 SELECT dualwrite.create_migration('p', '"Old things"', '"New things"', '{"The Value": {"expr": "\"The Value\"", "not_null": true}}');
-CALL dualwrite.run('p', timeout => '60s');
+CALL dualwrite.run('p', timeout => '10 min');
 SELECT dualwrite.advance('p');
 CALL looked('p', 'not_null The Value violated 1');
 SELECT is(sample_keys, '[{"a": 50, "b": 1}]', 'of a partition') FROM dualwrite.constraints WHERE migration = 'p';
@@ -105,7 +105,7 @@ SELECT is(state, 'added', 'enforced, not yet validated') FROM dualwrite.constrai
 SELECT dualwrite.rollback('p', 'defined', force => true);
 SELECT is_empty($$SELECT conrelid::regclass, conname FROM pg_constraint WHERE conname LIKE 'dualwrite%'$$, 'nothing of ours is left');
 SELECT dualwrite.resume('p');
-CALL dualwrite.run('p', timeout => '60s');
+CALL dualwrite.run('p', timeout => '10 min');
 SELECT dualwrite.pause('p');
 SELECT dualwrite.advance('p');
 SELECT format('ALTER TABLE "New things" ADD CONSTRAINT %I CHECK ("The Value" IS NOT NULL) NOT VALID', 'dualwrite_not_null_3_The Value') \gexec
@@ -135,7 +135,7 @@ CREATE TABLE owned (id int PRIMARY KEY, v int);
 CREATE TABLE owned_new (id int PRIMARY KEY, v int, CHECK (tells(1)));
 INSERT INTO owned VALUES (1, 1);
 SELECT dualwrite.create_migration('own', 'owned', 'owned_new', '{"v": {"expr": "v", "not_null": true}}');
-CALL dualwrite.run('own', timeout => '60s');
+CALL dualwrite.run('own', timeout => '10 min');
 SELECT dualwrite.advance('own');
 RESET ROLE;
 CALL looked('own', 'not_null v met -');

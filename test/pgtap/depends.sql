@@ -20,7 +20,7 @@ CREATE FUNCTION held() RETURNS bigint LANGUAGE sql AS $$ SELECT count(*) FROM or
 -- until nothing waits, to be delivered or to be looked at again
 CREATE PROCEDURE settled(name text) LANGUAGE plpgsql AS $$
 BEGIN
-	FOR i IN 1 .. 600 LOOP
+	FOR i IN 1 .. 12000 LOOP
 		IF (SELECT queued = 0 FROM dualwrite.status WHERE migration = name) THEN
 			RETURN;
 		END IF;
@@ -52,12 +52,12 @@ UPDATE customers SET name = 'good' WHERE id = 2;
 -- dual_write: before the backfill
 SELECT dualwrite.resume('m');
 SELECT dualwrite.reset_stats('m');
-CALL dualwrite.wait('m', '60s');
+CALL dualwrite.wait('m', '10 min');
 SELECT dualwrite.advance('m');
 INSERT INTO customers VALUES (6, 'late');
 SELECT is((SELECT count(*) FROM orders_new WHERE customer_name = 'late'), 10::bigint, 'an insert, before the backfill');
 SELECT throws_ok($$UPDATE customers SET name = 'bad' WHERE id = 3$$, '23514', NULL, 'a failing mirror fails the writer');
-CALL dualwrite.run('m', timeout => '60s');
+CALL dualwrite.run('m', timeout => '10 min');
 SELECT is(phase, 'verify', 'in verify') FROM dualwrite.status WHERE migration = 'm';
 SELECT is(differing(), 0::bigint, 'all agree after the backfill');
 
@@ -148,7 +148,7 @@ SELECT is_empty($$SELECT tgname FROM pg_trigger WHERE tgrelid = 'customers'::reg
 SELECT dualwrite.alter_mapping('m', 'orders', 'orders_new', '{"customer_name": {
 	"expr": "(SELECT max(c.name) FROM customers c JOIN orders o ON o.customer_id = c.id WHERE o.id = orders.id)",
 	"depends": {"customers": "SELECT id FROM orders WHERE customer_id = changed.id"}}}');
-CALL dualwrite.wait('m', '60s');
+CALL dualwrite.wait('m', '10 min');
 UPDATE customers SET name = 'after alter' WHERE id = 2;
 SELECT is(differing(), 0::bigint, 'altered while it runs');
 
@@ -213,7 +213,7 @@ SELECT dualwrite.create_migration('v', 'users', 'users_new', '{}', '{"address": 
 SELECT dualwrite.add_mapping('v', 'profiles', 'profiles_new', '{"address": {
 	"expr": "(SELECT u.address FROM users u WHERE u.id = profiles.user_id)",
 	"depends": {"users": "SELECT user_id FROM profiles WHERE user_id = changed.id"}}}');
-CALL dualwrite.run('v', timeout => '60s');
+CALL dualwrite.run('v', timeout => '10 min');
 UPDATE users SET address = 'old side' WHERE id < 5;
 SELECT is(moved(), NULL, 'written on the old side');
 CALL settled('v');
@@ -232,7 +232,7 @@ DELETE FROM profiles_new WHERE user_id = 20;
 SELECT is((SELECT address FROM users WHERE id = 20), NULL, 'gone with its row on the new side');
 SELECT dualwrite.set_read_percent('v', 100);
 CALL settled('v');
-CALL dualwrite.wait('v', '60s');
+CALL dualwrite.wait('v', '10 min');
 SELECT dualwrite.advance('v', force => true, reason => 'test');
 SELECT is(phase, 'cutover', 'in cutover') FROM dualwrite.status WHERE migration = 'v';
 UPDATE profiles_new SET address = 'cutover' WHERE user_id = 8;
@@ -271,8 +271,8 @@ SELECT dualwrite.create_migration('prices', 'prices', 'prices_new', '{
 		"depends": {"prices": "SELECT shop, item FROM prices WHERE shop = changed.shop AND parent = changed.item"}}}');
 SELECT throws_ok($$SELECT dualwrite.create_migration('back', 'prices_new', 'raw_rates', '{"code": "item", "rate": "amount"}', key_columns => '{code}')$$,
 	'42P17', NULL, 'a mapping that would close the circle is refused');
-CALL dualwrite.run('rates', timeout => '60s');
-CALL dualwrite.run('prices', timeout => '60s');
+CALL dualwrite.run('rates', timeout => '10 min');
+CALL dualwrite.run('prices', timeout => '10 min');
 SELECT is(wrong(), 0::bigint, 'all agree at first');
 UPDATE raw_rates SET rate = rate * 2;
 SELECT is(wrong(), 0::bigint, 'what is looked up is itself mirrored');

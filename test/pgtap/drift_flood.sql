@@ -7,7 +7,7 @@ CREATE PROCEDURE await(condition text) LANGUAGE plpgsql AS $$
 DECLARE
 	met boolean;
 BEGIN
-	FOR i IN 1 .. 6000 LOOP
+	FOR i IN 1 .. 60000 LOOP
 		EXECUTE 'SELECT ' || condition INTO met;
 		COMMIT;
 		EXIT WHEN met;
@@ -38,7 +38,7 @@ INSERT INTO o SELECT g, 'v' || g FROM generate_series(1, 5000) AS g;
 SELECT dualwrite.create_migration('m', 'o', 'n');
 SELECT dualwrite.configure('m', 'reconcile_interval', '0');
 SELECT dualwrite.configure('m', 'drift_max_keys', '100');
-CALL dualwrite.run('m', timeout => '60 s');
+CALL dualwrite.run('m', timeout => '10 min');
 CREATE VIEW expected AS
 	SELECT coalesce(n.id, o.id) AS id, CASE WHEN n.id IS NULL THEN 'missing' WHEN o.id IS NULL THEN 'extra' ELSE 'different' END AS kind
 	FROM o FULL JOIN n ON n.id = o.id WHERE o.id IS NULL OR n.id IS NULL OR o.v IS DISTINCT FROM n.v;

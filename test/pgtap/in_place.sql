@@ -158,7 +158,7 @@ SELECT dualwrite.alter_mapping('m', 'orders', 'orders', '{"loud_state": "loud ||
 CALL dualwrite.backfill('m');
 SELECT is(differing(), 0::bigint, 'and back');
 SELECT dualwrite.resume('m');
-CALL dualwrite.wait('m', '60s');
+CALL dualwrite.wait('m', '10 min');
 
 -- read_switch: either side leads
 SELECT dualwrite.create_read_view('m', 'orders_new');
@@ -190,7 +190,7 @@ SELECT dualwrite.set_read_percent('m', 100);
 SELECT results_eq($$SELECT different FROM dualwrite.reconcile('m')$$, $$VALUES (0::bigint)$$, 'no row differs');
 
 -- cutover, and back: the old columns have every write that was accepted
-CALL dualwrite.wait('m', '60s');
+CALL dualwrite.wait('m', '10 min');
 SELECT dualwrite.advance('m', waive => (SELECT array_agg(gate) FROM dualwrite.gates('m') WHERE NOT passed), reason => 'test');
 SELECT is(phase, 'cutover', 'in cutover') FROM dualwrite.status WHERE migration = 'm';
 INSERT INTO orders (id, state, loud_state) VALUES (40001, 'paid', 'mine');
@@ -221,14 +221,14 @@ UPDATE orders SET state = 'paid' WHERE id = 1;
 UPDATE orders SET state = NULL WHERE id = 2;
 
 -- up again: what is there is compared, not trusted
-CALL dualwrite.run('m', 'verify', '60s');
+CALL dualwrite.run('m', 'verify', '10 min');
 SELECT is(differing(), 0::bigint, 'every row agrees');
 SELECT dualwrite.advance('m');
 SELECT dualwrite.set_read_percent('m', 100);
-CALL dualwrite.wait('m', '60s');
+CALL dualwrite.wait('m', '10 min');
 SELECT dualwrite.advance('m', waive => (SELECT array_agg(gate) FROM dualwrite.gates('m') WHERE NOT passed), reason => 'test');
 SELECT dualwrite.configure('m', 'gate_soak', '0');
-CALL dualwrite.wait('m', '60s');
+CALL dualwrite.wait('m', '10 min');
 SELECT dualwrite.advance('m');
 SELECT is(phase, 'complete', 'complete') FROM dualwrite.status WHERE migration = 'm';
 SELECT is(attnotnull, false, 'the old column may be null') FROM pg_attribute WHERE attrelid = 'orders'::regclass AND attname = 'status';
@@ -263,13 +263,13 @@ CREATE TABLE users (id int PRIMARY KEY, name text NOT NULL);
 INSERT INTO users SELECT g, 'user ' || g FROM generate_series(1, 2000) g;
 ALTER TABLE users ADD preferences jsonb;
 SELECT dualwrite.create_migration('u', 'users', 'users', '{"preferences": {"expr": "''{}''::jsonb", "on": "insert", "not_null": true}}');
-CALL dualwrite.run('u', 'verify', '60s');
+CALL dualwrite.run('u', 'verify', '10 min');
 INSERT INTO users VALUES (3001, 'not told');
 INSERT INTO users VALUES (3002, 'told', '{"a": 1}');
 UPDATE users SET preferences = preferences || '{"b": 2}' WHERE id = 1;
 SELECT is(count(*), 0::bigint, 'every row has them') FROM users WHERE preferences IS NULL;
 SELECT is(preferences, '{"b": 2}', 'what was written stays') FROM users WHERE id = 1;
-CALL dualwrite.run('u', 'cutover', '60s');
+CALL dualwrite.run('u', 'cutover', '10 min');
 SELECT is(phase, 'cutover', 'in cutover') FROM dualwrite.status WHERE migration = 'u';
 SELECT ok(attnotnull, 'NOT NULL') FROM pg_attribute WHERE attrelid = 'users'::regclass AND attname = 'preferences';
 SELECT is_empty($$SELECT conname FROM pg_constraint WHERE conrelid = 'users'::regclass AND contype = 'c'$$, 'no constraint of ours is left');
@@ -277,7 +277,7 @@ SELECT throws_ok($$UPDATE users SET preferences = NULL WHERE id = 1$$, '23502');
 INSERT INTO users VALUES (3003, 'not told');
 SELECT is(preferences, '{}', 'still filled') FROM users WHERE id = 3003;
 SELECT dualwrite.configure('u', 'gate_soak', '0');
-CALL dualwrite.wait('u', '60s');
+CALL dualwrite.wait('u', '10 min');
 SELECT dualwrite.advance('u');
 SELECT is(dualwrite.drop_old('u'), 0, 'there is nothing to drop');
 SELECT * FROM finish();

@@ -136,7 +136,7 @@ ALTER TABLE bill ADD percent int, ADD state text;
 SELECT dualwrite.create_migration('l', 'bill', 'bill', '{"state": "upper(status)",
 	"percent": {"expr": "(SELECT r.percent FROM rate r WHERE r.code = bill.code)", "depends": {"rate": "SELECT b.id FROM bill b WHERE b.code = changed.code"}}}',
 	'{"status": "lower(state)"}');
-CALL dualwrite.run('l', 'verify', '60s');
+CALL dualwrite.run('l', 'verify', '10 min');
 UPDATE rate SET percent = 11 WHERE code = 'a';
 SELECT is(count(*), 100::bigint, 'in the same transaction') FROM bill WHERE percent = 11;
 SELECT dualwrite.create_read_view('l', 'bill_new');

@@ -192,7 +192,7 @@ CREATE TABLE np (id int PRIMARY KEY); CREATE TABLE nc (id int PRIMARY KEY, p int
 CREATE TABLE ot (id int PRIMARY KEY, parent int REFERENCES ot ON DELETE CASCADE); CREATE TABLE nt (id int PRIMARY KEY, parent int REFERENCES nt);
 SELECT dualwrite.create_migration('f');
 SELECT dualwrite.add_mapping('f', 'oc', 'nc'); SELECT dualwrite.add_mapping('f', 'op', 'np'); SELECT dualwrite.add_mapping('f', 'ot', 'nt');
-SELECT dualwrite.advance('f', 'shadow'); SELECT dualwrite.advance('f', 'dual_write'); CALL dualwrite.run('f', 'verify', '60 s');
+SELECT dualwrite.advance('f', 'shadow'); SELECT dualwrite.advance('f', 'dual_write'); CALL dualwrite.run('f', 'verify', '10 min');
 CREATE FUNCTION fsame() RETURNS bigint LANGUAGE sql AS $$
 	SELECT differences('SELECT 1, id, p FROM oc UNION ALL SELECT 2, id, id FROM op UNION ALL SELECT 3, id, parent FROM ot',
 		'SELECT 1, id, p FROM nc UNION ALL SELECT 2, id, id FROM np UNION ALL SELECT 3, id, parent FROM nt') $$;
@@ -254,10 +254,10 @@ SELECT dualwrite.add_mapping('union', 'cats', 'pets', forward => '{"kind": "''ca
 SELECT dualwrite.add_mapping('union', 'dogs', 'pets', forward => '{"kind": "''dog''"}');
 CREATE FUNCTION union_same() RETURNS bigint LANGUAGE sql AS $$
 	SELECT differences('SELECT ''cat'', id::bigint, name FROM cats UNION ALL SELECT ''dog'', id, name FROM dogs', 'SELECT kind, id, name FROM pets') $$;
-CALL dualwrite.run('union', 'verify', '60 s');
+CALL dualwrite.run('union', 'verify', '10 min');
 INSERT INTO cats VALUES (1, 'Tom'), (2, 'Kit'); INSERT INTO dogs VALUES (1, 'Rex'), (3, 'Bo'); UPDATE cats SET name = 'Tim' WHERE id = 1; DELETE FROM dogs WHERE id = 3;
 SELECT is(union_same(), 0::bigint, 'union, forward');
-CALL dualwrite.run('union', 'read_switch', '60 s');
+CALL dualwrite.run('union', 'read_switch', '10 min');
 INSERT INTO pets VALUES ('cat', 5, 'new cat'), ('dog', 5, 'new dog'); UPDATE pets SET name = 'Tam' WHERE kind = 'cat' AND id = 1; DELETE FROM pets WHERE kind = 'dog' AND id = 1;
 SELECT is(union_same(), 0::bigint, 'union, reverse');
 UPDATE pets SET kind = 'dog' WHERE kind = 'cat' AND id = 2;
@@ -266,7 +266,7 @@ INSERT INTO cats VALUES (6, 'old app'); UPDATE dogs SET name = name || '!';
 SELECT is(union_same(), 0::bigint, 'old applications go on');
 
 -- reverse of the first migration
-CALL dualwrite.run('m', 'read_switch', '60 s');
+CALL dualwrite.run('m', 'read_switch', '10 min');
 INSERT INTO n (id, name, size) VALUES (90001, 'v2', 5), (90002, 'v2', NULL);
 UPDATE n SET name = 'v2' WHERE id < 50; DELETE FROM n WHERE id BETWEEN 50 AND 60; UPDATE n SET id = id + 100000 WHERE id BETWEEN 61 AND 70;
 SELECT is(same(), 0::bigint, 'writes of the new side reach the old one');
@@ -301,7 +301,7 @@ CREATE TABLE too (id int PRIMARY KEY, doc text); CREATE TABLE ton (id int PRIMAR
 ALTER TABLE too ALTER doc SET STORAGE EXTERNAL; ALTER TABLE ton ALTER doc SET STORAGE EXTERNAL;
 SELECT dualwrite.create_migration('toast', 'too', 'ton');
 INSERT INTO too SELECT g, repeat('long ' || g, 5000) FROM generate_series(1, 10) g;
-CALL dualwrite.run('toast', 'verify', '60 s');
+CALL dualwrite.run('toast', 'verify', '10 min');
 INSERT INTO too VALUES (11, repeat('x', 100000)); UPDATE too SET doc = doc || repeat('y', 50000) WHERE id < 3; UPDATE too SET id = 20 WHERE id = 4;
 CREATE TABLE kept AS SELECT id, md5(doc) AS sum FROM too;
 SELECT dualwrite.rollback('toast'); SELECT dualwrite.rollback('toast'); SELECT dualwrite.rollback('toast'); SELECT dualwrite.rollback('toast');
@@ -316,10 +316,10 @@ SELECT dualwrite.create_migration('split');
 SELECT dualwrite.add_mapping('split', 'users', 'users_n', reverse => '{"bio": null}');
 SELECT dualwrite.add_mapping('split', 'users', 'bios', reverse => '{"name": null}', owns => 'new');
 INSERT INTO users VALUES (1, 'one', 'b1'), (2, 'two', NULL);
-CALL dualwrite.run('split', 'verify', '60 s');
+CALL dualwrite.run('split', 'verify', '10 min');
 INSERT INTO users VALUES (3, 'three', 'b3'); UPDATE users SET bio = 'B', name = 'N' WHERE id = 1; DELETE FROM users WHERE id = 2;
 SELECT is(differences('SELECT id, name, bio FROM users', 'SELECT id, name, bio FROM users_n JOIN bios USING (id)'), 0::bigint, 'split, forward');
-CALL dualwrite.run('split', 'read_switch', '60 s');
+CALL dualwrite.run('split', 'read_switch', '10 min');
 INSERT INTO users_n VALUES (9, 'nine'); UPDATE bios SET bio = 'nine''s' WHERE id = 9; UPDATE users_n SET name = 'Nine' WHERE id = 9; UPDATE bios SET bio = 'C' WHERE id = 1;
 SELECT is(differences('SELECT id, name, bio FROM users', 'SELECT id, name, bio FROM users_n JOIN bios USING (id)'), 0::bigint, 'split, reverse: the sibling follows');
 DELETE FROM users_n WHERE id = 3;
@@ -329,7 +329,7 @@ SELECT is((SELECT bio IS NULL FROM users WHERE id = 1), true, 'a part that owns 
 
 CREATE TABLE c1 (id int PRIMARY KEY, v int); CREATE TABLE c2 (id int PRIMARY KEY, v int); CREATE TABLE c3 (id int PRIMARY KEY, v int);
 SELECT dualwrite.create_migration('chain1', 'c1', 'c2'); SELECT dualwrite.create_migration('chain2', 'c2', 'c3');
-CALL dualwrite.run('chain1', 'verify', '60 s'); CALL dualwrite.run('chain2', 'verify', '60 s');
+CALL dualwrite.run('chain1', 'verify', '10 min'); CALL dualwrite.run('chain2', 'verify', '10 min');
 INSERT INTO c1 SELECT g, g FROM generate_series(1, 10) g; UPDATE c1 SET v = -v; DELETE FROM c1 WHERE id = 5; UPDATE c1 SET id = 50 WHERE id = 6;
 SELECT is(differences('SELECT * FROM c1', 'SELECT * FROM c3'), 0::bigint, 'a chain of migrations');
 

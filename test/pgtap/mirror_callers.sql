@@ -167,7 +167,7 @@ ALTER TABLE app.n ENABLE ALWAYS TRIGGER at_commit; ALTER TABLE app.n ENABLE ALWA
 ALTER TABLE app.n ENABLE ALWAYS TRIGGER "!dualwrite_write", ENABLE ALWAYS TRIGGER "~dualwrite_delete", ENABLE ALWAYS TRIGGER "~dualwrite_flush", ENABLE ALWAYS TRIGGER "!dualwrite_truncate";
 INSERT INTO _dualwrite.queue (mapping_id, direction, key) SELECT id, 'forward', '{"id": 50}' FROM _dualwrite.mapping;
 SELECT dualwrite.resume('call');
-CALL dualwrite.wait('call', '30 s');
+CALL dualwrite.wait('call', '10 min');
 SELECT is((SELECT string_agg(DISTINCT concat_ws(' ', op, who, note), ', ' ORDER BY concat_ws(' ', op, who, note)) FROM app.log),
 	'at_commit call_owner n, at_once call_owner n', 'a worker runs triggers of the new table, deferred ones too, as its owner');
 SELECT is(public.same(), 0::bigint, 'and delivers the row');

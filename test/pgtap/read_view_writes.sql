@@ -24,14 +24,14 @@ INSERT INTO as_old (email) VALUES ('new in defined') RETURNING id, cents;
 SELECT results_eq($$ SELECT email, cents FROM o WHERE id = 21 $$, $$ VALUES ('new in defined', 100) $$, 'defined: written to old, with its defaults');
 SELECT throws_ok($$ UPDATE as_new SET mail = 'x' WHERE id = 1 $$, '55000', 'read view "as_new" takes no writes in phase defined of migration "m"');
 SELECT dualwrite.configure('m', 'reconcile_interval', '1 s');
-CALL dualwrite.run('m', timeout => '60 s');
+CALL dualwrite.run('m', timeout => '10 min');
 UPDATE as_old SET cents = cents + 5 WHERE id IN (1, 2);
 DELETE FROM as_old WHERE id = 3;
 INSERT INTO as_old (email, cents) SELECT 'bulk' || g, g FROM generate_series(1, 3) AS g;
 SELECT ok(agree(), 'verify: both sides follow');
 SELECT is((SELECT amount FROM n WHERE id = 1), 1.05, 'with what was written');
 SELECT throws_ok($$ DELETE FROM as_new WHERE id = 1 $$, '55000', 'read view "as_new" takes no writes in phase verify of migration "m"');
-CALL dualwrite.run('m', 'read_switch', timeout => '60 s');
+CALL dualwrite.run('m', 'read_switch', timeout => '10 min');
 SELECT dualwrite.set_read_percent('m', 50);
 
 -- at any percentage, whichever side a row was read from
@@ -80,13 +80,13 @@ SELECT is((SELECT email FROM o WHERE id = 8), 'by the writer', 'with them it wor
 
 -- up to the end: a plain view, which is updatable by itself
 SELECT dualwrite.set_read_percent('m', 100);
-CALL dualwrite.run('m', 'cutover', timeout => '60 s');
+CALL dualwrite.run('m', 'cutover', timeout => '10 min');
 UPDATE as_new SET amount = 9 WHERE id = 8;
 UPDATE as_old SET cents = cents + 1 WHERE id = 9;
 SELECT ok(agree(), 'cutover: in either shape');
 SELECT is((SELECT cents FROM o WHERE id = 8), 900, 'to either side');
 SELECT dualwrite.configure('m', 'gate_soak', '0');
-CALL dualwrite.wait('m', '60 s');
+CALL dualwrite.wait('m', '10 min');
 SELECT dualwrite.advance('m') AS phase \gset
 SELECT is(:'phase'::text, 'complete', 'complete');
 UPDATE as_new SET mail = 'plain' WHERE id = 8;

@@ -2,12 +2,12 @@
 -- dualwrite.diagnose says about a migration.
 SELECT no_plan();
 
--- Wait for a condition, at most 30 seconds.
+-- Wait for a condition.
 CREATE PROCEDURE await(condition text) LANGUAGE plpgsql AS $$
 DECLARE
 	met boolean;
 BEGIN
-	FOR i IN 1 .. 3000 LOOP
+	FOR i IN 1 .. 60000 LOOP
 		EXECUTE 'SELECT ' || condition INTO met;
 		COMMIT;
 		EXIT WHEN met;
@@ -26,7 +26,7 @@ SELECT dualwrite.configure('m', 'reconcile_chunk_ms', '1');
 SELECT is_empty($$SELECT * FROM dualwrite.diagnose('m')$$, 'nothing is off at the start');
 SELECT throws_ok($$SELECT * FROM dualwrite.diagnose('nobody')$$, '42704', NULL, 'diagnose: unknown migration');
 SET client_min_messages = warning;
-CALL dualwrite.run('m', timeout => '60 s');
+CALL dualwrite.run('m', timeout => '10 min');
 RESET client_min_messages;
 SELECT results_eq($$SELECT rows_compared, missing + extra + different FROM dualwrite.reconcile('m', background => true)$$,
 	$$VALUES (20000::bigint, 0::bigint)$$, 'in the background: what the last comparison found');
@@ -69,7 +69,7 @@ INSERT INTO c SELECT g, 'v' || g FROM generate_series(1, 100) AS g;
 SELECT dualwrite.create_migration('n', 'c', 'd');
 SELECT dualwrite.configure('n', 'reconcile_repair', 'on');
 SET client_min_messages = warning;
-CALL dualwrite.run('n', timeout => '60 s');
+CALL dualwrite.run('n', timeout => '10 min');
 RESET client_min_messages;
 ALTER TABLE c DISABLE TRIGGER "!dualwrite_write";
 UPDATE c SET v = 'bad' WHERE id = 10;
@@ -122,7 +122,7 @@ INSERT INTO keys_old
 SELECT dualwrite.create_migration('k', 'keys_old', 'keys_new', key_columns => '{s,i,c,b,u,n,f,t,e}');
 SELECT dualwrite.configure('k', 'reconcile_chunk_ms', '1');
 SET client_min_messages = warning;
-CALL dualwrite.run('k', timeout => '60 s');
+CALL dualwrite.run('k', timeout => '10 min');
 RESET client_min_messages;
 ALTER TABLE keys_new DISABLE TRIGGER USER;
 UPDATE keys_new SET v = -v WHERE v % 100 = 50;

@@ -7,7 +7,7 @@ CREATE PROCEDURE await(condition text) LANGUAGE plpgsql AS $$
 DECLARE
 	met boolean;
 BEGIN
-	FOR i IN 1 .. 3000 LOOP
+	FOR i IN 1 .. 60000 LOOP
 		EXECUTE 'SELECT ' || condition INTO met;
 		COMMIT;
 		EXIT WHEN met;
@@ -31,7 +31,7 @@ CREATE TABLE here (n int, code text, v numeric, PRIMARY KEY (n, code));
 INSERT INTO here SELECT g, c, g / 8.0 FROM generate_series(1, 200) AS g, unnest('{a,B,ä,"x y"}'::text[]) AS c;
 
 SELECT dualwrite.create_migration('f', 'here', 'remote', key_columns => '{code,n}', delivery => 'queued');
-CALL dualwrite.run('f', timeout => '60 s');
+CALL dualwrite.run('f', timeout => '10 min');
 SELECT is((SELECT count(*) FROM there), 800::bigint, 'copied');
 SELECT results_eq($$SELECT rows_compared, missing + extra + different FROM dualwrite.reconcile('f')$$,
 	$$VALUES (800::bigint, 0::bigint)$$, 'both sides agree');

@@ -51,7 +51,7 @@ SELECT dualwrite.create_migration('m', 'o', 'n', '{"sort": "kind"}', '{"kind": "
 SELECT dualwrite.configure('m', 'reconcile_interval', '0');
 SELECT dualwrite.configure('m', 'reconcile_workers', '3');
 SELECT dualwrite.configure('m', 'reconcile_chunk_ms', '1');
-CALL dualwrite.run('m', 'verify', '60 s');
+CALL dualwrite.run('m', 'verify', '10 min');
 CALL bypass('{o, n}', 'UPDATE n SET a = -a WHERE random() < 0.01', 'DELETE FROM n WHERE random() < 0.01', 'DELETE FROM o WHERE random() < 0.01',
 	'INSERT INTO n SELECT ''zz'', g, 1 FROM generate_series(1, 100) AS g', 'INSERT INTO n SELECT '''', g, 1 FROM generate_series(1, 100) AS g');
 CREATE VIEW expected AS
@@ -77,7 +77,7 @@ CREATE TABLE whole (id bigint NOT NULL, t text NOT NULL, a int, PRIMARY KEY (id,
 INSERT INTO parted SELECT g, md5(g::text), g FROM generate_series(1, 30000) AS g;
 SELECT dualwrite.create_migration('parted', 'parted', 'whole');
 SELECT dualwrite.configure('parted', 'reconcile_interval', '0');
-CALL dualwrite.run('parted', 'verify', '60 s');
+CALL dualwrite.run('parted', 'verify', '10 min');
 CALL bypass('{parted, whole}', 'UPDATE whole SET a = -a WHERE random() < 0.01', 'DELETE FROM whole WHERE random() < 0.01', 'DELETE FROM parted WHERE random() < 0.01');
 CALL compared('parted', NULL) \gset
 SELECT cmp_ok(:most, '>', 6, 'partitions: several ranges');
@@ -93,7 +93,7 @@ CREATE TABLE renamed (id name PRIMARY KEY, a int);
 INSERT INTO named SELECT 'n' || g, g FROM generate_series(1, 30000) AS g;
 SELECT dualwrite.create_migration('named', 'named', 'renamed');
 SELECT dualwrite.configure('named', 'reconcile_interval', '0');
-CALL dualwrite.run('named', 'verify', '60 s');
+CALL dualwrite.run('named', 'verify', '10 min');
 CALL bypass('{named, renamed}', 'UPDATE renamed SET a = -a WHERE a % 1000 = 0');
 CALL compared('named', NULL) \gset
 SELECT cmp_ok(:most, '>', 2, 'names: several ranges');

@@ -43,7 +43,7 @@ CREATE TABLE o (id int PRIMARY KEY, a text);
 CREATE TABLE n (id bigint PRIMARY KEY, a text);
 INSERT INTO o SELECT g, 'a' || g FROM generate_series(-20000, 40000) AS g ORDER BY random();
 SELECT dualwrite.create_migration('m', 'o', 'n');
-CALL dualwrite.run('m', 'verify', '60 s');
+CALL dualwrite.run('m', 'verify', '10 min');
 SELECT dualwrite.configure('m', 'reconcile_interval', '0');
 SELECT dualwrite.configure('m', 'reconcile_chunk_ms', '1');
 SELECT results_eq($$SELECT rows_compared, missing + extra + different FROM dualwrite.reconcile('m')$$,

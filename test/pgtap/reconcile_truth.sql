@@ -7,7 +7,7 @@ CREATE TABLE account_new (id int PRIMARY KEY, email text, remark_length int, vis
 INSERT INTO account SELECT g, 'User' || g || '@Example.org', repeat('x', g), g FROM generate_series(1, 50) AS g;
 SELECT dualwrite.create_migration('m', 'account', 'account_new', '{"email": "lower(email)", "remark_length": "length(remark)"}',
 	'{"email": "email"}');
-CALL dualwrite.run('m', timeout => '60 s');
+CALL dualwrite.run('m', timeout => '10 min');
 
 -- verify: old is the truth
 ALTER TABLE account_new DISABLE TRIGGER USER;
@@ -40,7 +40,7 @@ SELECT is((SELECT email FROM account_new WHERE id = 60), 'changed@example.org', 
 
 -- cutover: new is the truth
 SELECT dualwrite.set_read_percent('m', 100);
-CALL dualwrite.run('m', 'cutover', timeout => '60 s');
+CALL dualwrite.run('m', 'cutover', timeout => '10 min');
 SELECT is((SELECT truth FROM dualwrite.status WHERE migration = 'm'), 'new', 'cutover');
 SELECT is((SELECT missing + extra + different FROM dualwrite.reconcile('m')), 0::bigint, 'cutover: rows not touched since agree as they did');
 UPDATE account_new SET email = 'Cut@Example.org', remark_length = 99 WHERE id = 7;

@@ -20,7 +20,7 @@ INSERT INTO o (id, email, cents) SELECT g, 'user' || g, g * 100 FROM generate_se
 INSERT INTO other SELECT g, g FROM generate_series(1, 10) AS g;
 SELECT dualwrite.create_migration('m', 'o', 'n', '{"key": "id", "amount": "cents / 100.0"}', '{"id": "key", "cents": "(amount * 100)::int", "note": null}');
 SELECT dualwrite.configure('m', 'shadow_read_auto_percent', '100');
-CALL dualwrite.run('m', timeout => '60 s');
+CALL dualwrite.run('m', timeout => '10 min');
 
 -- Since the last call: agreed, mismatched, errors.
 CREATE TABLE before AS SELECT 0::bigint AS agreed, 0::bigint AS mismatched, 0::bigint AS errors;
@@ -152,7 +152,7 @@ SELECT ok(skipped > 0, 'and counted as that') FROM dualwrite.shadow_reads WHERE 
 SELECT dualwrite.rollback('m', 'defined');
 SELECT dualwrite.alter_mapping('m', 'o', 'n', filter => 'id < 50');
 DELETE FROM n;
-CALL dualwrite.run('m', timeout => '60 s');
+CALL dualwrite.run('m', timeout => '10 min');
 SELECT * FROM news() \gset
 SELECT email FROM o WHERE id = 7;
 SELECT is((SELECT runs FROM dualwrite.shadow_reads WHERE migration = 'm'), 0::bigint, 'not behind a filter');

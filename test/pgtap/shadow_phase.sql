@@ -7,7 +7,7 @@ CREATE PROCEDURE await(condition text) LANGUAGE plpgsql AS $$
 DECLARE
 	met boolean;
 BEGIN
-	FOR i IN 1 .. 6000 LOOP
+	FOR i IN 1 .. 60000 LOOP
 		EXECUTE 'SELECT ' || condition INTO met;
 		COMMIT;
 		EXIT WHEN met;

@@ -31,7 +31,7 @@ CREATE FUNCTION one(key int, new_query text DEFAULT 'SELECT email FROM n WHERE i
 SELECT is(one(7), 'user7', 'defined: old''s row');
 SELECT is(one(7, 'SELECT broken'), 'user7', 'the other side is not looked at');
 SELECT is(counts(), '0 agreed, 0 mismatched, 0 errors, 0 skipped', 'nothing is counted');
-CALL dualwrite.run('m', timeout => '60 s');
+CALL dualwrite.run('m', timeout => '10 min');
 SELECT is((SELECT phase FROM dualwrite.status WHERE migration = 'm'), 'verify', 'verify');
 
 -- agreement
@@ -323,7 +323,7 @@ SELECT results_eq($$SELECT * FROM dualwrite.shadow_read('m', 'SELECT ''old''', '
 SELECT is(counts(), '0 agreed, 1 mismatched, 0 errors, 0 skipped', 'compared');
 
 -- cutover: new's rows are returned, the old side may fail
-CALL dualwrite.run('m', 'cutover', timeout => '60 s');
+CALL dualwrite.run('m', 'cutover', timeout => '10 min');
 SELECT results_eq($$SELECT * FROM dualwrite.shadow_read('m', 'SELECT ''old''', 'SELECT ''new''') AS t (side text)$$, $$VALUES ('new')$$, 'cutover: new''s rows');
 SELECT results_eq($$SELECT * FROM dualwrite.shadow_read('m', 'SELECT broken', 'SELECT ''new''') AS t (side text)$$, $$VALUES ('new')$$, 'whatever old does');
 SELECT throws_ok($$SELECT * FROM dualwrite.shadow_read('m', 'SELECT ''old''', 'SELECT broken') AS t (side text)$$, '42703');
@@ -333,7 +333,7 @@ SELECT results_eq($$SELECT old_answer::text, new_answer::text, old_rows, new_row
 
 -- complete: the new side only
 SELECT dualwrite.configure('m', 'gate_soak', '0');
-CALL dualwrite.wait('m', '60 s');
+CALL dualwrite.wait('m', '10 min');
 SELECT dualwrite.advance('m') AS phase \gset
 SELECT is(:'phase'::text, 'complete', 'complete');
 SELECT results_eq($$SELECT * FROM dualwrite.shadow_read('m', 'SELECT broken', 'SELECT ''new''') AS t (side text)$$, $$VALUES ('new')$$, 'complete: the new side');

@@ -5,7 +5,7 @@ SELECT no_plan();
 CREATE PROCEDURE wait_for(condition text) LANGUAGE plpgsql AS $$
 DECLARE
 	fulfilled boolean;
-	give_up timestamptz := clock_timestamp() + interval '1 minute';
+	give_up timestamptz := clock_timestamp() + interval '10 minutes';
 BEGIN
 	LOOP
 		EXECUTE 'SELECT ' || condition INTO fulfilled;

@@ -20,7 +20,7 @@ sub begin_backfill
 		INSERT INTO o SELECT g, repeat('x', 200) FROM generate_series(1, $rows) g;
 		CREATE EXTENSION dualwrite;
 		SELECT dualwrite.create_migration('m', 'o', 'n');
-		SELECT dualwrite.configure('m', 'backfill_max_rows_per_second', '500');
+		SELECT dualwrite.configure('m', 'backfill_max_rows_per_second', '100');
 	});
 	$node->safe_psql($db, q{SELECT dualwrite.advance('m')}) for 1 .. 3;
 	return;
@@ -75,8 +75,9 @@ sub wait_gone
 	$node->start;
 	begin_backfill($node, 'postgres');
 	my $pid = wait_worker($node, 'postgres');
-	is($node->safe_psql('postgres', qq{SELECT backend_type, application_name FROM pg_stat_activity WHERE pid = $pid}),
-		'dualwrite worker|dualwrite: m', 'a worker was started on demand');
+	# it has a place before it has a name
+	ok($node->poll_query_until('postgres', qq{SELECT backend_type, application_name FROM pg_stat_activity WHERE pid = $pid}, 'dualwrite worker|dualwrite: m'),
+		'a worker was started on demand');
 	my $before = wait_beyond($node, 'postgres', 0);
 
 	my $heard = $node->safe_psql('postgres', qq{

@@ -115,10 +115,10 @@ sub climb
 
 	if ($to =~ /verify|read_switch|cutover/)
 	{
-		$node->psql('postgres', q{CALL dualwrite.run('m', 'verify', '2 min')});
+		$node->psql('postgres', q{CALL dualwrite.run('m', 'verify', '10 min')});
 		call("SELECT dualwrite.repair('m')");
 	}
-	call("CALL dualwrite.run('m', '$to', '2 min')");
+	call("CALL dualwrite.run('m', '$to', '10 min')");
 	return;
 }
 
@@ -140,7 +140,7 @@ for my $round (1 .. $rounds)
 	{
 		$new_load = start($v2);
 		wait_for_writes('v2');
-		call("CALL dualwrite.run('m', 'cutover', '2 min')") if $rung eq 'cutover';
+		call("CALL dualwrite.run('m', 'cutover', '10 min')") if $rung eq 'cutover';
 	}
 	wait_for_writes('v1');
 	# the new application goes on writing: it is turned away
@@ -182,7 +182,7 @@ $before = definitions();
 $load = start($v1);
 for my $round (1 .. $rounds)
 {
-	call("CALL dualwrite.run('m', 'cutover', '2 min')");
+	call("CALL dualwrite.run('m', 'cutover', '10 min')");
 	is(call("SELECT old_table || ' ' || new_table FROM dualwrite.mappings"), 'o_dualwrite_old o', "round $round: the new table has the name");
 	wait_for_writes('v1');
 	is(call($lost), '0', 'which holds every write by the name');

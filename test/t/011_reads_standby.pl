@@ -19,13 +19,16 @@ $primary->safe_psql('postgres', q{
 	SET client_min_messages = warning;
 	SELECT dualwrite.create_read_view('m', 'r');
 });
-$primary->safe_psql('postgres', q{CALL dualwrite.run('m', 'verify', '2 min')});
-$primary->safe_psql('postgres', q{CALL dualwrite.wait('m', '2 min')});
+$primary->safe_psql('postgres', q{CALL dualwrite.run('m', 'verify', '10 min')});
+$primary->safe_psql('postgres', q{CALL dualwrite.wait('m', '10 min')});
 
 $primary->backup('b');
 my $standby = PostgreSQL::Test::Cluster->new('standby');
 $standby->init_from_backup($primary, 'b', has_streaming => 1);
+# what the primary cleans up must not be in conflict with the older transaction below
+$standby->append_conf('postgresql.conf', "hot_standby_feedback = on\nwal_receiver_status_interval = 1");
 $standby->start;
+$primary->poll_query_until('postgres', 'SELECT backend_xmin IS NOT NULL FROM pg_stat_replication') or die 'no feedback';
 
 my $buckets = q{SELECT string_agg(dualwrite.read_side('m', g), ',' ORDER BY g) FROM generate_series(1, 1000) AS g};
 

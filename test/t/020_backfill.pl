@@ -24,12 +24,14 @@ log_statement = none
 CONF
 $node->start;
 
-# For a number of seconds, whatever happens, run a script of random writes in a number of sessions.
+# For a number of seconds, whatever happens, run a script of random writes in a number of sessions.  Each finds its rows in the order
+# of the key, so that two of them that write the same rows do not make a deadlock of their own.
 sub writers
 {
 	my ($seconds, $isolation, $script) = @_;
 	my $file = $node->basedir . "/$isolation.sql";
 	append_to_file($file, $script) unless -e $file;
+	local $ENV{PGOPTIONS} = '-c enable_bitmapscan=off -c enable_seqscan=off';
 	return IPC::Run::start(
 		[ 'pgbench', '-n', '-T', $seconds, '-c', 3, '-j', 1, '--max-tries=1000000', '-f', $file,
 			'-h', $node->host, '-p', $node->port, 'postgres' ],

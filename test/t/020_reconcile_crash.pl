@@ -20,7 +20,7 @@ $node->safe_psql('postgres', qq{
 	SELECT dualwrite.configure('m', 'reconcile_chunk_ms', '1');
 	SELECT dualwrite.configure('m', 'reconcile_workers', '2');
 });
-$node->safe_psql('postgres', q{CALL dualwrite.run('m', timeout => '120 s')});
+$node->safe_psql('postgres', q{CALL dualwrite.run('m', timeout => '10 min')});
 
 my $idle = q{SELECT NOT EXISTS (SELECT FROM _dualwrite.reconcile_pass WHERE finished_at IS NULL)};
 my $begin = q{SELECT count(*) FROM dualwrite.reconcile('m', background => true)};
@@ -63,6 +63,8 @@ my $heard = $node->safe_psql('postgres', qq{
 	LISTEN dualwrite;
 	$begin;
 	DO \$\$ BEGIN WHILE EXISTS (SELECT FROM _dualwrite.reconcile_pass WHERE finished_at IS NULL) LOOP PERFORM pg_sleep(0.01); END LOOP; END \$\$;
+	-- the end of a comparison is there to be seen a moment before its notification is sent; one of our own comes after it
+	NOTIFY dualwrite, 'the end';
 	SELECT 1;
 });
 like($heard, qr/Asynchronous notification "dualwrite" with payload "\{"alert": "drift", "migration": "m", .*"differing": 1, /,

@@ -32,7 +32,7 @@ CREATE TABLE new_item (LIKE old_item INCLUDING ALL) WITH (autovacuum_enabled = o
 CREATE TABLE other (n int);
 INSERT INTO other VALUES (0);
 SELECT dualwrite.create_migration('m', 'old_item', 'new_item');
-SELECT dualwrite.configure('m', 'backfill_max_rows_per_second', '1500');
+SELECT dualwrite.configure('m', 'backfill_max_rows_per_second', '500');
 SQL
 $primary->wait_for_catchup($standby);
 $primary->safe_psql('postgres', q{SELECT dualwrite.advance('m')}) for 1 .. 3;
@@ -104,6 +104,11 @@ holds_back('slot retention',
 	},
 	sub { $primary->safe_psql('postgres', q{SELECT pg_drop_replication_slot('forgotten')}); });
 configure('throttle_max_slot_retention', '10GB');
+
+# That was all about the standby, whose slot must not be lost, too, when it happens to lag.
+$standby->stop;
+$primary->poll_query_until('postgres', q{SELECT NOT active FROM pg_replication_slots WHERE slot_name = 'standby'}) or die 'the standby is still there';
+$primary->safe_psql('postgres', q{SELECT pg_drop_replication_slot('standby')});
 
 # A slot whose WAL is gone.
 holds_back('lost slot',
@@ -230,6 +235,5 @@ is($primary->safe_psql('postgres', 'SELECT count(*) FROM old_item o FULL JOIN ne
 
 $primary->safe_psql('postgres', q{SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE query LIKE '%pg_sleep(600)%' AND pid <> pg_backend_pid()});
 $_->quit for $busy, $holder, $waiter, $old;
-$standby->stop;
 $primary->stop;
 done_testing();

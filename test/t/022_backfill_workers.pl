@@ -7,7 +7,8 @@ use PostgreSQL::Test::Utils;
 use Test::More;
 use Crash;
 
-my $rows = 200_000;
+# enough for several minutes at this rate
+my $rows = 400_000;
 my $rate = 2_000;
 # a batch is no more than a worker's share of a second of the limit, and a block that it ends with
 my $batch = $rate / 3 + 300;

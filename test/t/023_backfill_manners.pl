@@ -12,7 +12,7 @@ $node->init;
 $node->append_conf('postgresql.conf', <<CONF);
 shared_preload_libraries = 'dualwrite'
 max_worker_processes = 20
-deadlock_timeout = '1s'
+deadlock_timeout = '5s'
 log_lock_waits = on
 log_line_prefix = '%b %p: '
 dualwrite.throttle_max_active_per_core = 0
@@ -26,7 +26,7 @@ $node->safe_psql('postgres', q{
 	INSERT INTO old_item SELECT g, repeat('x', 100) FROM generate_series(1, 100000) AS g;
 	CREATE TABLE new_item (LIKE old_item INCLUDING ALL);
 	SELECT dualwrite.create_migration('m', 'old_item', 'new_item');
-	SELECT dualwrite.configure('m', 'backfill_max_rows_per_second', '3000');
+	SELECT dualwrite.configure('m', 'backfill_max_rows_per_second', '500');
 	SELECT dualwrite.configure('m', 'backfill_workers', '2');
 });
 $node->safe_psql('postgres', 'VACUUM (FREEZE, ANALYZE) old_item');
@@ -66,7 +66,7 @@ my $locker = $node->background_psql('postgres');
 $locker->query_safe('BEGIN; LOCK TABLE new_item IN SHARE MODE');
 my $at = $node->safe_psql('postgres', $done);
 is($node->psql('postgres', $_), 0, "$_ beside a lock that is kept")
-	foreach 'CREATE INDEX CONCURRENTLY old_v ON old_item (v)', 'DROP INDEX CONCURRENTLY old_v', q{BEGIN; SET LOCAL lock_timeout = '1s'; LOCK TABLE new_item IN SHARE MODE; COMMIT};
+	foreach 'CREATE INDEX CONCURRENTLY old_v ON old_item (v)', 'DROP INDEX CONCURRENTLY old_v', q{BEGIN; SET LOCAL lock_timeout = '5s'; LOCK TABLE new_item IN SHARE MODE; COMMIT};
 is($node->safe_psql('postgres', $done), $at, 'it does nothing meanwhile');
 $locker->query_safe('COMMIT');
 $locker->quit;

@@ -21,7 +21,7 @@ $node->safe_psql('postgres', q{
 		"expr": "(SELECT c.name FROM customers c WHERE c.id = orders.customer_id)", "not_null": true,
 		"depends": {"customers": "SELECT id FROM orders WHERE customer_id = changed.id"}}}');
 });
-$node->safe_psql('postgres', q{CALL dualwrite.run('m', timeout => '120 s')});
+$node->safe_psql('postgres', q{CALL dualwrite.run('m', timeout => '10 min')});
 
 # A prepared transaction has written an order that the change of its customer cannot see; the server crashes; it commits.
 $node->safe_psql('postgres', q{

@@ -279,7 +279,7 @@ sub to_phase
 	my ($phase) = @_;
 	for my $m (qw(a b pc))
 	{
-		$node->safe_psql('postgres', "CALL dualwrite.wait('$m', '1 min')") if $phase ne 'shadow';
+		$node->safe_psql('postgres', "CALL dualwrite.wait('$m', '10 min')") if $phase ne 'shadow';
 		$node->safe_psql('postgres', "SELECT dualwrite.advance('$m', '$phase')");
 	}
 	return;

@@ -138,7 +138,7 @@ fails_quietly('shadow', 30000);
 
 # what failed on purpose would be in the way of the next phase
 $subscriber->safe_psql('postgres', "SELECT dualwrite.reset_stats('m')");
-$subscriber->safe_psql('postgres', "CALL dualwrite.run('m', 'dual_write', '1 min')");
+$subscriber->safe_psql('postgres', "CALL dualwrite.run('m', 'dual_write', '10 min')");
 write_all(2000);
 arrived('dual_write');
 $subscriber->safe_psql('postgres', "CALL dualwrite.run('m', 'verify')");
@@ -169,8 +169,8 @@ fails_quietly('mirror_on_error = queue', 50000);
 $subscriber->safe_psql('postgres', "SELECT dualwrite.configure('m', 'mirror_on_error', 'abort')");
 my $offset = -s $subscriber->logfile;
 $publisher->safe_psql('postgres', "INSERT INTO a VALUES (60000, 'too large', 5000)");
-$subscriber->wait_for_log(qr/new row for relation "an" violates check constraint/, $offset);
-like(substr(slurp_file($subscriber->logfile), $offset), qr/dualwrite forward mirror of migration "m", mapping from public\.a to public\.an/, 'abort: the worker says what stops it');
+$subscriber->wait_for_log(qr/new row for relation "an" violates check constraint.*dualwrite forward mirror of migration "m", mapping from public\.a to public\.an/s, $offset);
+pass('abort: the worker says what stops it');
 $subscriber->safe_psql('postgres', 'ALTER TABLE an DROP CONSTRAINT an_w_check');
 arrived('abort, when the cause is gone');
 

@@ -39,7 +39,7 @@ sql(q{
 	CREATE FOREIGN TABLE items_far (id bigint NOT NULL, name text NOT NULL, price numeric) SERVER north OPTIONS (table_name 'items');
 	SELECT dualwrite.create_migration('q', 'items', 'items_far', '{"price": "cents / 100.0"}', '{"cents": "(price * 100)::int"}', delivery => 'queued');
 });
-sql(q{CALL dualwrite.run('q', timeout => '120 s')});
+sql(q{CALL dualwrite.run('q', timeout => '10 min')});
 my $mine = q{SELECT id, name, cents / 100.0 FROM items ORDER BY 1};
 my $theirs = q{SELECT id, name, price FROM items ORDER BY 1};
 is($far{north}->safe_psql('postgres', $theirs), sql($mine), 'history is copied to the other server');
@@ -109,7 +109,7 @@ is(sql(q{SELECT dualwrite.rollback('q', 'defined'); SELECT dualwrite.drop_migrat
 
 sql(q{SELECT dualwrite.create_migration('i', 'items', 'items_far', '{"price": "cents / 100.0"}', '{"cents": "(price * 100)::int"}');
 	SELECT dualwrite.configure('i', 'reconcile_interval', '0');});
-sql(q{CALL dualwrite.run('i', timeout => '120 s')});
+sql(q{CALL dualwrite.run('i', timeout => '10 min')});
 sql(q{UPDATE items SET name = 'inline' WHERE id = (SELECT max(id) FROM items)});
 is($far{north}->safe_psql('postgres', $theirs), sql($mine), 'inline: the other server has it when the application has committed');
 sql(q{BEGIN; DELETE FROM items; ROLLBACK});
@@ -183,7 +183,7 @@ sub agrees
 }
 for my $name (qw(s p))
 {
-	sql(qq{CALL dualwrite.run('$name', timeout => '120 s')});
+	sql(qq{CALL dualwrite.run('$name', timeout => '10 min')});
 }
 agrees('copied');
 sql(q{

@@ -16,7 +16,7 @@ $node->safe_psql('postgres', q{
 	INSERT INTO o SELECT g, 'v' FROM generate_series(1, 100) AS g;
 	SELECT dualwrite.create_migration('m', 'o', 'n');
 });
-$node->safe_psql('postgres', q{CALL dualwrite.run('m', 'cutover', '120 s')});
+$node->safe_psql('postgres', q{CALL dualwrite.run('m', 'cutover', '10 min')});
 $node->safe_psql('postgres', q{
 	SELECT dualwrite.pause('m');
 	-- as a row leaves it that follows from another mapping's

@@ -128,17 +128,17 @@ ok($node->safe_psql('postgres', 'SELECT sum(next_block) * 100 >= sum(end_block) 
 @runs = writers(8, 'old');
 $node->poll_query_until('postgres', q{SELECT backfill_percent = 100 FROM dualwrite.status}) or die 'the backfill does not end';
 is(errors_of(@runs), '', 'no writer saw an error that it did not earn');
-$node->safe_psql('postgres', q{CALL dualwrite.run('m', 'verify', '120s')});
+$node->safe_psql('postgres', q{CALL dualwrite.run('m', 'verify', '10 min')});
 sides_agree('backfill');
 is($node->safe_psql('postgres', 'SELECT count(*) FROM dualwrite.dead_letters'), 0, 'no dead letter');
 
 # both applications, up to cutover and back
 $node->safe_psql('postgres', q{SELECT dualwrite.advance('m')});
 @runs = (writers(8, 'old'), writers(8, 'new'));
-$node->safe_psql('postgres', q{SELECT dualwrite.set_read_percent('m', 100); CALL dualwrite.wait('m', '60s')});
+$node->safe_psql('postgres', q{SELECT dualwrite.set_read_percent('m', 100); CALL dualwrite.wait('m', '10 min')});
 $node->safe_psql('postgres', q{SELECT dualwrite.advance('m')});
 $node->safe_psql('postgres', q{SELECT dualwrite.rollback('m')});
-$node->safe_psql('postgres', q{SELECT dualwrite.resume('m'); SELECT dualwrite.set_read_percent('m', 100); CALL dualwrite.wait('m', '60s')});
+$node->safe_psql('postgres', q{SELECT dualwrite.resume('m'); SELECT dualwrite.set_read_percent('m', 100); CALL dualwrite.wait('m', '10 min')});
 $node->safe_psql('postgres', q{SELECT dualwrite.advance('m')});
 is(errors_of(@runs), '', 'neither application saw an error');
 sides_agree('cutover');
