@@ -35,6 +35,7 @@ BEGIN
 		JOIN _dualwrite.migration g ON g.id = m.migration_id WHERE g.name = compared.name;
 	WHILE EXISTS (SELECT FROM _dualwrite.reconcile_pass WHERE id = pass AND finished_at IS NULL) LOOP
 		COMMIT;
+		PERFORM pg_sleep(0.005);
 	END LOOP;
 	SELECT ranges INTO most FROM _dualwrite.reconcile_pass WHERE id = pass;
 END $$;
@@ -103,14 +104,17 @@ SELECT results_eq('SELECT rows_compared, missing, extra, different FROM last', '
 
 SELECT dualwrite.pause('m');
 SELECT count(*) > 0 AS asked FROM dualwrite.reconcile('m', background => true) \gset
+-- it waits by itself where it has begun
+SELECT dualwrite.configure('m', 'throttle_query', 'SELECT EXISTS (SELECT FROM _dualwrite.reconcile_pass WHERE stage = ''compare'' AND rows_compared > 0)');
 SELECT dualwrite.resume('m');
-DO $$ BEGIN WHILE NOT EXISTS (SELECT FROM _dualwrite.reconcile_pass WHERE stage = 'compare' AND rows_compared > 0) LOOP
-	IF NOT EXISTS (SELECT FROM _dualwrite.reconcile_pass WHERE finished_at IS NULL) THEN RAISE 'it has ended'; END IF; COMMIT; END LOOP;
+DO $$ BEGIN WHILE NOT EXISTS (SELECT FROM _dualwrite.reconcile_pass WHERE stage = 'compare' AND rows_compared > 0 AND throttled_by <> '{}') LOOP
+	IF NOT EXISTS (SELECT FROM _dualwrite.reconcile_pass WHERE finished_at IS NULL) THEN RAISE 'it has ended'; END IF; COMMIT; PERFORM pg_sleep(0.005); END LOOP;
 	PERFORM dualwrite.pause('m'); END $$;
+SELECT dualwrite.configure('m', 'throttle_query', NULL);
 CREATE UNIQUE INDEX other ON n (id, sort);
 DROP INDEX n_sort_id_idx;
 SELECT dualwrite.resume('m');
-DO $$ BEGIN WHILE EXISTS (SELECT FROM _dualwrite.reconcile_pass WHERE finished_at IS NULL) LOOP COMMIT; END LOOP; END $$;
+DO $$ BEGIN WHILE EXISTS (SELECT FROM _dualwrite.reconcile_pass WHERE finished_at IS NULL) LOOP COMMIT; PERFORM pg_sleep(0.005); END LOOP; END $$;
 SELECT is((SELECT in_step FROM last), false, 'another index of the key: not in step any more');
 SELECT is((SELECT rows_compared FROM last), (SELECT count(*) FROM o FULL JOIN n ON n.id = o.id AND n.sort = o.kind), 'every key once');
 SELECT is((SELECT missing + extra + different FROM last), (SELECT count(*) FROM expected), 'every difference once');

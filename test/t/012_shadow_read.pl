@@ -23,8 +23,9 @@ my $counts = q{SELECT agreed, mismatched, errors, skipped FROM dualwrite.shadow_
 my $agree = q{SELECT v FROM dualwrite.shadow_read('m', 'SELECT v FROM o WHERE id = 7', 'SELECT v FROM n WHERE id = 7') AS t (v text)};
 my $differ = q{SELECT v FROM dualwrite.shadow_read('m', 'SELECT v FROM o WHERE id = 7', 'SELECT v FROM n WHERE id = 8') AS t (v text)};
 
-# A cancel from outside means the statement, not the other side's query.  (The budget stays: a slow machine must not use it up.)
-$primary->safe_psql('postgres', q{SELECT dualwrite.configure('m', 'shadow_read_max_ms', '600000')});
+# A cancel from outside means the statement, not the other side's query.  (The budget stays: a slow machine is neither out of time nor worth
+# an entry.)
+$primary->safe_psql('postgres', q{SELECT dualwrite.configure('m', 'shadow_read_max_ms', '600000'); SELECT dualwrite.configure('m', 'shadow_read_slow_factor', '0')});
 my $sleeper = $primary->background_psql('postgres', on_error_stop => 0);
 $sleeper->query_until(qr/^$/, q{SELECT * FROM dualwrite.shadow_read('m', 'SELECT v FROM o WHERE id = 7', 'SELECT pg_sleep(600)::text') AS t (v text);} . "\n");
 $primary->poll_query_until('postgres', q{SELECT count(*) = 1 FROM pg_stat_activity WHERE wait_event = 'PgSleep' AND query LIKE '%shadow_read%'});

@@ -28,25 +28,31 @@ my $last = q{FROM _dualwrite.reconcile_pass ORDER BY id DESC LIMIT 1};
 
 $node->poll_query_until('postgres', $idle) or die 'the first comparison does not end';
 
-# Crash in the middle of it, three times in one pass; it is paused for as long as it takes to look.
-$node->safe_psql('postgres', "SELECT dualwrite.pause('m'); $begin");
+# Crash in the middle of it, three times in one pass; it waits by itself where that is to be.
+sub hold_at
+{
+	my ($compared) = @_;
+
+	$node->safe_psql('postgres', qq{SELECT dualwrite.configure('m', 'throttle_query',
+		'SELECT EXISTS (SELECT FROM _dualwrite.reconcile_pass WHERE finished_at IS NULL AND rows_compared >= $compared)')});
+	return;
+}
+
+hold_at(0);
+$node->safe_psql('postgres', $begin);
 my $pass = $node->safe_psql('postgres', "SELECT id $last");
 for my $seen (1, 2, 3)
 {
 	my $want = int($rows * $seen / 4);
 
-	$node->safe_psql('postgres', qq{
-		SELECT dualwrite.resume('m');
-		DO \$\$ BEGIN
-			WHILE (SELECT rows_compared <= $want AND finished_at IS NULL $last) LOOP END LOOP;
-			PERFORM dualwrite.pause('m');
-		END \$\$});
+	hold_at($want);
+	$node->poll_query_until('postgres', "SELECT rows_compared >= $want AND throttled_by = '{throttle query}' $last") or die 'it does not get as far as that';
 	is($node->safe_psql('postgres', "SELECT finished_at IS NULL $last"), 't', "under way before crash $seen");
 	cmp_ok($node->safe_psql('postgres', 'SELECT count(*) FROM _dualwrite.reconcile_range'), '>', 2 - $seen, 'ranges are left');
 	$node->stop('immediate');
 	$node->start;
 }
-$node->safe_psql('postgres', q{SELECT dualwrite.resume('m')});
+$node->safe_psql('postgres', q{SELECT dualwrite.configure('m', 'throttle_query', NULL)});
 $node->poll_query_until('postgres', $idle) or die 'the comparison does not end';
 is($node->safe_psql('postgres', "SELECT id, rows_compared, missing + extra + different $last"), "$pass|$rows|0",
 	'the same pass has compared every row once');
