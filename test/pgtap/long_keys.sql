@@ -7,7 +7,7 @@ CREATE PROCEDURE await(condition text) LANGUAGE plpgsql AS $$
 DECLARE
 	met boolean;
 BEGIN
-	FOR i IN 1 .. 6000 LOOP
+	FOR i IN 1 .. 60000 LOOP
 		EXECUTE 'SELECT ' || condition INTO met;
 		COMMIT;
 		EXIT WHEN met;
@@ -58,7 +58,7 @@ SELECT is((SELECT key->>'t' FROM dualwrite.queue), long_key(0) || 2, 'the bad on
 UPDATE o SET v = 'good' WHERE v = 'bad';
 SELECT is(dualwrite.retry('m', (SELECT DISTINCT key FROM dualwrite.queue)), 0::bigint, 'retry by key');
 CALL await($$NOT EXISTS (SELECT FROM dualwrite.queue)$$);
-CALL dualwrite.run('m', timeout => '60 s');
+CALL dualwrite.run('m', timeout => '10 min');
 SELECT results_eq('SELECT b, t, v FROM o ORDER BY t', 'SELECT b, t, v FROM n ORDER BY t', 'all are there');
 
 -- drift

@@ -7,7 +7,7 @@ CREATE PROCEDURE await(condition text) LANGUAGE plpgsql AS $$
 DECLARE
 	met boolean;
 BEGIN
-	FOR i IN 1 .. 6000 LOOP
+	FOR i IN 1 .. 60000 LOOP
 		EXECUTE 'SELECT ' || condition INTO met;
 		COMMIT;
 		EXIT WHEN met;
@@ -29,7 +29,7 @@ SELECT dualwrite.create_migration('m', 'child', 'child_new', delivery => 'queued
 SELECT dualwrite.add_mapping('m', 'parent', 'parent_new', delivery => 'queued');
 SELECT dualwrite.configure('m', 'queue_backoff', '1000 s');
 SELECT dualwrite.configure('m', 'reconcile_interval', '0');
-CALL dualwrite.run('m', timeout => '60 s');
+CALL dualwrite.run('m', timeout => '10 min');
 
 -- Some of the keys cannot be written until this lock is released, which their deliverer waits for in a trigger: another process
 -- is needed for the rest.

@@ -76,11 +76,11 @@ SELECT gate, passed, detail FROM dualwrite.gates('ladder') WHERE NOT passed;
 SELECT dualwrite.advance('ladder');
 SELECT dualwrite.install_triggers('ladder');
 SELECT dualwrite.install_triggers('ladder');
-CALL dualwrite.wait('ladder', '1 min');
+CALL dualwrite.wait('ladder', '10 min');
 SELECT dualwrite.advance('ladder', force => true);
 SELECT dualwrite.advance('ladder', waive => '{drift}');
 SELECT dualwrite.repair('ladder');
-CALL dualwrite.wait('ladder', '1 min');
+CALL dualwrite.wait('ladder', '10 min');
 SELECT dualwrite.advance('ladder');
 
 -- keys: both sides draw, neither twice the same
@@ -98,7 +98,7 @@ SELECT dualwrite.set_read_percent('ladder', 5);
 SELECT reads, next_step FROM dualwrite.status WHERE migration = 'ladder';
 SELECT gate, passed, detail FROM dualwrite.gates('ladder') WHERE gate = 'read_percent';
 \set VERBOSITY sqlstate
-CALL dualwrite.wait('ladder', '1 min');
+CALL dualwrite.wait('ladder', '10 min');
 \set VERBOSITY default
 
 -- back down by one: the old side alone gives out keys again
@@ -109,7 +109,7 @@ INSERT INTO orders_new VALUES (1000, 'new', 3);
 SELECT dualwrite.pause('ladder');
 SELECT dualwrite.resume('ladder');
 SELECT * FROM dualwrite.reconcile('ladder');
-CALL dualwrite.run('ladder', 'cutover', '1 min');
+CALL dualwrite.run('ladder', 'cutover', '10 min');
 SELECT phase, truth, reads, blocked_by @> '{soak}' AS soaks FROM dualwrite.status WHERE migration = 'ladder';
 SELECT dualwrite.set_read_percent('ladder', 50);
 
@@ -118,7 +118,7 @@ INSERT INTO orders_new (customer, amount) VALUES ('in cutover', 1);
 SELECT dualwrite.rollback('ladder');
 SELECT phase, truth, reads FROM dualwrite.status WHERE migration = 'ladder';
 SELECT customer FROM orders WHERE customer = 'in cutover';
-CALL dualwrite.run('ladder', 'cutover', '1 min');
+CALL dualwrite.run('ladder', 'cutover', '10 min');
 
 -- the end
 \set VERBOSITY sqlstate
@@ -126,7 +126,7 @@ CALL dualwrite.wait('ladder', '0 s');
 \set VERBOSITY default
 SELECT dualwrite.drop_old('ladder');
 SELECT dualwrite.configure('ladder', 'gate_soak', '0');
-CALL dualwrite.wait('ladder', '1 min');
+CALL dualwrite.wait('ladder', '10 min');
 SELECT dualwrite.advance('ladder', reason => 'done');
 SELECT * FROM our_triggers;
 INSERT INTO orders (customer, amount) VALUES ('late', 1);
@@ -155,9 +155,9 @@ INSERT INTO shared (v) VALUES ('a'), ('b');
 CREATE TABLE shared_new (LIKE shared INCLUDING ALL);
 SELECT dualwrite.create_migration('shared', 'shared', 'shared_new');
 SELECT dualwrite.configure('shared', 'gate_soak', '0');
-CALL dualwrite.run('shared', 'cutover', '1 min');
+CALL dualwrite.run('shared', 'cutover', '10 min');
 INSERT INTO shared_new (v) VALUES ('c') RETURNING id;
-CALL dualwrite.wait('shared', '1 min');
+CALL dualwrite.wait('shared', '10 min');
 SELECT dualwrite.advance('shared');
 SELECT dualwrite.drop_old('shared', dry_run => true);
 SELECT dualwrite.drop_old('shared');
@@ -170,7 +170,7 @@ CREATE TABLE strict (id serial PRIMARY KEY, v text, must text NOT NULL);
 INSERT INTO strict (v, must) VALUES ('a', 'x');
 CREATE TABLE strict_new (id bigserial PRIMARY KEY, v text);
 SELECT dualwrite.create_migration('strict', 'strict', 'strict_new', forward => '{"id": "id + 1000"}', reverse => '{"id": "id - 1000"}');
-CALL dualwrite.run('strict', 'verify', '1 min');
+CALL dualwrite.run('strict', 'verify', '10 min');
 SELECT gate, passed, detail FROM dualwrite.gates('strict') WHERE NOT passed;
 SELECT dualwrite.advance('strict');
 ALTER TABLE strict ALTER must SET DEFAULT 'y';
@@ -181,7 +181,7 @@ SELECT dualwrite.drop_migration('strict');
 -- shadow reads cannot be demanded of a version that has none
 SELECT dualwrite.create_migration('reads', 'strict', 'strict_new', forward => '{"id": "id + 1000"}', reverse => '{"id": "id - 1000"}');
 SELECT dualwrite.configure('reads', 'gate_shadow_min_reads', '10');
-CALL dualwrite.run('reads', 'verify', '1 min');
+CALL dualwrite.run('reads', 'verify', '10 min');
 SELECT gate, passed, detail FROM dualwrite.gates('reads') WHERE NOT passed;
 SELECT dualwrite.rollback('reads', 'defined');
 SELECT dualwrite.drop_migration('reads');

@@ -47,7 +47,7 @@ CREATE TABLE before AS SELECT l::text AS look FROM looks l
 	UNION ALL SELECT pg_get_viewdef('big'::regclass);
 
 -- nothing to do without the setting
-CALL dualwrite.run('swap', 'read_switch', '1 min');
+CALL dualwrite.run('swap', 'read_switch', '10 min');
 SELECT gate FROM dualwrite.gates('swap') WHERE gate LIKE 'swap%';
 SELECT dualwrite.configure('swap', 'cutover_swap_names', 'on');
 -- (servers write views differently)
@@ -55,7 +55,7 @@ SELECT action, object, split_part(detail, ' AS  SELECT', 1) AS detail FROM dualw
 SELECT * FROM dualwrite.gates('swap') WHERE gate LIKE 'swap%';
 
 -- up
-CALL dualwrite.run('swap', 'cutover', '1 min');
+CALL dualwrite.run('swap', 'cutover', '10 min');
 SELECT * FROM looks ORDER BY relname;
 SELECT old_table, new_table, old_name, new_name FROM dualwrite.mappings WHERE migration = 'swap';
 SELECT * FROM dualwrite.swap_plan('swap');
@@ -100,7 +100,7 @@ ALTER TABLE orders_new ALTER tenant DROP DEFAULT;
 SELECT dualwrite.resume('swap');
 SELECT dualwrite.set_read_percent('swap', 100);
 SELECT missing, extra, different FROM dualwrite.reconcile('swap');
-CALL dualwrite.wait('swap', '1 min');
+CALL dualwrite.wait('swap', '10 min');
 SELECT dualwrite.advance('swap');
 SELECT action, object, detail, hint FROM dualwrite.swap_plan('swap') WHERE action IN ('stays', 'refused');
 DROP VIEW both_sides;
@@ -117,7 +117,7 @@ SELECT action, object, detail, hint FROM dualwrite.swap_plan('swap') WHERE actio
 SELECT phase FROM dualwrite.status WHERE migration = 'swap';
 DROP TABLE orders_dualwrite_old;
 DROP POLICY owned ON orders;
-CALL dualwrite.wait('swap', '1 min');
+CALL dualwrite.wait('swap', '10 min');
 SELECT dualwrite.advance('swap', waive => '{swap_dependents}', reason => 'known');
 SELECT waived FROM dualwrite.events WHERE migration = 'swap' AND to_phase = 'cutover' ORDER BY occurred_at DESC LIMIT 1;
 SELECT pg_get_serial_sequence('orders_dualwrite_old', 'id');
@@ -141,8 +141,8 @@ REVOKE SELECT (tenant) ON orders FROM swap_app;
 ALTER TABLE orders_new ALTER tenant SET DEFAULT 1;
 SELECT dualwrite.resume('swap');
 SELECT dualwrite.configure('swap', 'gate_soak', '0');
-CALL dualwrite.run('swap', 'cutover', '1 min');
-CALL dualwrite.wait('swap', '1 min');
+CALL dualwrite.run('swap', 'cutover', '10 min');
+CALL dualwrite.wait('swap', '10 min');
 SELECT dualwrite.advance('swap');
 SELECT * FROM looks ORDER BY relname;
 INSERT INTO orders_dualwrite_old (customer) VALUES ('late');
@@ -162,7 +162,7 @@ CREATE TABLE "Łódź ""and a very long name that goes on to its_dualwrite_old" 
 CREATE TABLE "new one" (id int PRIMARY KEY);
 SELECT dualwrite.create_migration('long "one"', '"Łódź ""and a very long name that goes on to its sixty-third"', '"new one"');
 SELECT dualwrite.configure('long "one"', 'cutover_swap_names', 'on');
-CALL dualwrite.run('long "one"', 'cutover', '1 min');
+CALL dualwrite.run('long "one"', 'cutover', '10 min');
 SELECT relname, octet_length(relname) FROM pg_class WHERE relnamespace = 'swap'::regnamespace AND relkind = 'r' AND relname ~ '^(Ł|new)' ORDER BY oid;
 SELECT dualwrite.rollback('long "one"', 'defined', force => true);
 SELECT relname FROM pg_class WHERE relnamespace = 'swap'::regnamespace AND relkind = 'r' AND relname ~ '^(Ł|new)' ORDER BY oid;

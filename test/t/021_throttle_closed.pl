@@ -28,7 +28,7 @@ CREATE TABLE new_item (LIKE old_item INCLUDING ALL) WITH (autovacuum_enabled = o
 CREATE TABLE other (n int);
 INSERT INTO other VALUES (0);
 SELECT dualwrite.create_migration('m', 'old_item', 'new_item');
-SELECT dualwrite.configure('m', 'backfill_max_rows_per_second', '1500');
+SELECT dualwrite.configure('m', 'backfill_max_rows_per_second', '500');
 SQL
 $primary->wait_for_catchup($standby);
 $primary->safe_psql('postgres', q{SELECT dualwrite.advance('m')}) for 1 .. 3;
