@@ -13,6 +13,7 @@
 #include "comparing.h"
 #include "pairing.h"
 #include "queue.h"
+#include "told.h"
 
 #include "access/xact.h"
 #include "miscadmin.h"
@@ -276,7 +277,9 @@ attempt_old_key(void *arg)
 static bool
 run_attempt(DwCompare *compare, void (*function) (void *), DwAttempt *attempt)
 {
+	static DwTold told;
 	const DwMapping *mapping = attempt->side->compiled->mapping;
+	bool		last = false;
 	DwError		error;
 
 	attempt->snapshot = compare->snapshot;
@@ -288,9 +291,13 @@ run_attempt(DwCompare *compare, void (*function) (void *), DwAttempt *attempt)
 	if (dw_try(function, attempt, false, dw_error_is_of_row, &error))
 		return attempt->result;
 	compare->failed = true;
+	/* a session is told of every row, the log is not */
+	if (MyBackendType == B_BG_WORKER && !dw_may_tell(&told, &last))
+		return false;
 	ereport(WARNING,
 			(errcode(error.sqlstate),
 			 errmsg("a row cannot be compared between %s and %s: %s", mapping->old_name, mapping->new_name, error.message),
+			 last ? errdetail("Other rows of which this is true in the next minute are not logged.") : 0,
 			 errhint("Change the row, or the mapping with dualwrite.alter_mapping.")));
 	return false;
 }

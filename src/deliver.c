@@ -24,6 +24,7 @@
 #include "settings.h"
 #include "sql.h"
 #include "throttle.h"
+#include "told.h"
 
 #include "catalog/pg_class.h"
 #include "catalog/pg_type.h"
@@ -61,9 +62,6 @@
 #define DW_MAX_UNREACHABLE_MS 30000.0
 /* Keys that were queued no further apart may have been written together: parents that go before their children, ms. */
 #define DW_TOGETHER_MS 1000
-/* Keys whose end is told in the log, so many in such a time, ms: where all rows of a table fail, the first ones say why. */
-#define DW_TOLD_KEYS 10
-#define DW_TOLD_MS 60000
 /* When a table of the migration is locked, or compared with one on another server, ms. */
 #define DW_TABLE_BUSY_MS 100
 
@@ -411,22 +409,15 @@ put_off_lagging(const DwQueued *queued, const DwError *failure)
 static void
 log_death(const DwMigration *migration, const DwQueued *queued, int attempts, const char *message)
 {
-	static TimestampTz since = 0;
-	static int	told = 0;
-	TimestampTz now = GetCurrentTimestamp();
+	static DwTold told;
+	bool		last;
 
-	if (since == 0 || TimestampDifferenceExceeds(since, now, DW_TOLD_MS))
-	{
-		since = now;
-		told = 0;
-	}
-	if (told == DW_TOLD_KEYS)
+	if (!dw_may_tell(&told, &last))
 		return;
-	told++;
 	ereport(WARNING,
 			(errmsg("migration \"%s\": key %s could not be brought to agreement in %d attempts",
 					migration->name, JsonbToCString(NULL, &queued->key->root, VARSIZE(queued->key)), attempts),
-			 told < DW_TOLD_KEYS ? errdetail("The last error was: %s", message) :
+			 !last ? errdetail("The last error was: %s", message) :
 			 errdetail("The last error was: %s\nOther keys that end like this in the next minute are not logged.", message),
 			 errhint("Read dualwrite.dead_letters, remove the cause, then call dualwrite.retry or dualwrite.discard_dead.")));
 }
