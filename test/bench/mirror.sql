@@ -11,6 +11,12 @@ CREATE EXTENSION dualwrite;
 CREATE SCHEMA bench;
 CREATE FUNCTION bench.nothing() RETURNS trigger LANGUAGE c AS :'helper', 'bench_nothing';
 CREATE FUNCTION bench.cpu() RETURNS float8 LANGUAGE c AS :'helper', 'bench_cpu';
+-- The addresses: in the order of the ids, more or less, or spread over their index as those of real customers are.
+CREATE FUNCTION bench.address(i int) RETURNS text LANGUAGE sql IMMUTABLE AS $$ SELECT 'U' || i::text || '@x.org' $$;
+\if :spread
+CREATE OR REPLACE FUNCTION bench.address(i int) RETURNS text LANGUAGE sql IMMUTABLE AS $$
+	SELECT 'U' || to_hex(i * 2654435761 % 4294967296) || '@mail.customers.example.org' $$;
+\endif
 CREATE TABLE bench.sample (round int, kind text, variant text, seconds float8);
 CREATE TABLE bench.wal (round int, kind text, variant text, bytes_a_row float8);
 
@@ -73,9 +79,9 @@ DECLARE
 	sql text;
 BEGIN
 	sql := format('DO $d$ BEGIN FOR i IN %s..%s LOOP
-		INSERT INTO %s VALUES (i, ''U'' || i || ''@x.org'', ''Ann'' || i || '' Lee'', i %% 2, NULL, i, now());
+		INSERT INTO %s VALUES (i, bench.address(i), ''Ann'' || i || '' Lee'', i %% 2, NULL, i, now());
 		%s END LOOP; END $d$', base + 1, base + rows, o,
-		CASE WHEN two THEN 'INSERT INTO two.n SELECT ' || bench.projection('r') || ' FROM (SELECT i AS id, ''U'' || i || ''@x.org'' AS email, ''Ann'' || i || '' Lee'' AS name, i % 2 AS state, NULL::text AS note, i::numeric AS amount, now() AS created) r;' END);
+		CASE WHEN two THEN 'INSERT INTO two.n SELECT ' || bench.projection('r') || ' FROM (SELECT i AS id, bench.address(i) AS email, ''Ann'' || i || '' Lee'' AS name, i % 2 AS state, NULL::text AS note, i::numeric AS amount, now() AS created) r;' END);
 	began := bench.cpu(); EXECUTE sql; CALL bench.record(round, 'single insert', variant, began); COMMIT;
 	sql := format('DO $d$ BEGIN FOR i IN %s..%s LOOP
 		UPDATE %s SET note = ''n'' || i, amount = amount + 1 WHERE id = i;
@@ -98,7 +104,7 @@ DECLARE
 BEGIN
 	wal := pg_current_wal_insert_lsn();
 	began := bench.cpu();
-	EXECUTE format('INSERT INTO %s SELECT i, ''U'' || i || ''@x.org'', ''Ann'' || i || '' Lee'', i %% 2, NULL, i, now() FROM generate_series(1, %s) i', o, rows);
+	EXECUTE format('INSERT INTO %s SELECT i, bench.address(i), ''Ann'' || i || '' Lee'', i %% 2, NULL, i, now() FROM generate_series(1, %s) i', o, rows);
 	IF two THEN EXECUTE 'INSERT INTO two.n SELECT ' || bench.projection('r') || ' FROM two.o r'; END IF;
 	CALL bench.record(round, 'bulk insert', variant, began); CALL bench.record_wal(round, 'bulk insert', variant, rows, wal); COMMIT;
 	wal := pg_current_wal_insert_lsn();
@@ -132,7 +138,7 @@ SELECT dualwrite.create_migration('bench', 'mirrored.o', 'mirrored.n', forward =
 	reverse => $${"email": "email", "name": "first_name || ' ' || last_name", "state": "CASE WHEN state = 'active' THEN 1 ELSE 0 END", "note": "nullif(note, '')"}$$) \g /dev/null
 CALL dualwrite.run('bench', 'verify', '1 min');
 SELECT dualwrite.pause('bench') \g /dev/null
-COPY (SELECT i, 'U' || i || '@x.org', 'Ann' || i || ' Lee', i % 2, NULL, i, now() FROM generate_series(1, :bulk_rows) i) TO :'file';
+COPY (SELECT i, bench.address(i), 'Ann' || i || ' Lee', i % 2, NULL, i, now() FROM generate_series(1, :bulk_rows) i) TO :'file';
 
 CREATE PROCEDURE bench.run(rounds int, single_rows int, bulk_rows int, file text) LANGUAGE plpgsql AS $$
 DECLARE
