@@ -123,12 +123,12 @@ dw_target_fires_lookups(void)
 static bool
 fires(const Trigger *trigger, bool in_place)
 {
-	if (strcmp(trigger->tgname, LOOKUP_TRIGGER) == 0)
+	if (strcmp(trigger->tgname, LOOKUP_TRIGGER) == 0 && dw_is_own_trigger(trigger))
 	{
 		lookups_fired_in = GetTopFullTransactionId();
 		return trigger->tgenabled == TRIGGER_FIRES_ALWAYS;
 	}
-	if (strstr(trigger->tgname, "dualwrite_") == trigger->tgname + 1 || is_action(trigger))
+	if (dw_is_own_trigger(trigger) || is_action(trigger))
 		return false;
 	if (trigger->tgisinternal)
 		return trigger->tgenabled != TRIGGER_DISABLED;

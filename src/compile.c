@@ -408,7 +408,7 @@ has_triggers(Relation rel)
 	TriggerDesc *triggers = rel->trigdesc;
 
 	for (int i = 0; triggers != NULL && i < triggers->numtriggers; i++)
-		if (strstr(triggers->triggers[i].tgname, "dualwrite_") != triggers->triggers[i].tgname + 1)
+		if (!dw_is_own_trigger(&triggers->triggers[i]))
 			return true;
 	return false;
 }

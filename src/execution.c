@@ -16,6 +16,7 @@
 #include "compat.h"
 #include "execution.h"
 #include "stats.h"
+#include "usercode.h"
 
 #include "catalog/namespace.h"
 #include "catalog/pg_trigger.h"
@@ -61,12 +62,6 @@ is_check(const Trigger *trigger)
 }
 
 static bool
-is_ours(const Trigger *trigger)
-{
-	return !trigger->tgisinternal && strstr(trigger->tgname, "dualwrite_") == trigger->tgname + 1;
-}
-
-static bool
 has_only_known_triggers(Execution *execution, Relation rel)
 {
 	TriggerDesc *triggers = rel->trigdesc;
@@ -75,7 +70,7 @@ has_only_known_triggers(Execution *execution, Relation rel)
 	{
 		Trigger    *trigger = &triggers->triggers[i];
 
-		if (!TRIGGER_FOR_AFTER(trigger->tgtype) || trigger->tgenabled == TRIGGER_DISABLED || is_ours(trigger))
+		if (!TRIGGER_FOR_AFTER(trigger->tgtype) || trigger->tgenabled == TRIGGER_DISABLED || dw_is_own_trigger(trigger))
 			continue;
 		if (!is_check(trigger))
 			return false;

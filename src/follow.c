@@ -17,13 +17,6 @@ is_other(const DwCompiled *other, const DwFlow *flow)
 	return other->mapping_id != flow->compiled->mapping_id && other->phase < DW_PHASE_COMPLETE && !other->broken;
 }
 
-static List *
-add_held(List *flows, DwFlow *flow)
-{
-	flow = dw_flow_hold(flow);
-	return flow == NULL ? flows : lappend(flows, flow);
-}
-
 List *
 dw_followers_of(const DwFlow *flow)
 {
@@ -34,10 +27,10 @@ dw_followers_of(const DwFlow *flow)
 
 	foreach(lc, table->as_old)
 		if (is_other(lfirst(lc), flow))
-			followers = add_held(followers, &((DwCompiled *) lfirst(lc))->flow[DW_FORWARD]);
+			followers = lappend(followers, &((DwCompiled *) lfirst(lc))->flow[DW_FORWARD]);
 	foreach(lc, table->as_new)
 		if (is_other(lfirst(lc), flow) && ((DwCompiled *) lfirst(lc))->phase >= DW_PHASE_READ_SWITCH)
-			followers = add_held(followers, &((DwCompiled *) lfirst(lc))->flow[DW_REVERSE]);
+			followers = lappend(followers, &((DwCompiled *) lfirst(lc))->flow[DW_REVERSE]);
 	table_close(rel, NoLock);
 	return followers;
 }

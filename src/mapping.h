@@ -8,6 +8,7 @@
 #define DW_MAPPING_H
 
 #include "catalog.h"
+#include "heaps.h"
 #include "executor/tuptable.h"
 #include "nodes/bitmapset.h"
 #include "utils/jsonb.h"
@@ -199,10 +200,6 @@ extern Bitmapset *dw_rows_differ(DwFlow *flow, TupleTableSlot *a, TupleTableSlot
 
 /* Tell every backend that something about the mappings of this migration changed (at commit). */
 extern void dw_mapping_invalidate(int32 migration_id);
-/* The table itself, then its partitions at all levels, locked as asked; list of OIDs; NIL when it is gone. */
-extern List *dw_heaps_of(Oid relid, LOCKMODE lock);
-/* Is the table, or one of its partitions, on another server?  Then only statements read and write it. */
-extern bool dw_is_foreign(Oid relid);
 extern void dw_mapping_init(void);
 
 /* compile.c, for mapping.c: compile a definition in a memory context of its own. */

@@ -136,6 +136,23 @@ dw_statement_converge_nowait(DwStatement *statement, DwFlow *flow)
 	return open_converge(statement, flow, &open_flow(statement, flow)->converge_nowait, false);
 }
 
+/* Followers are written at once here, and so locked; in the background their keys are only queued. */
+static List *
+held(List *flows)
+{
+	List	   *result = NIL;
+	ListCell   *lc;
+
+	foreach(lc, flows)
+	{
+		DwFlow	   *flow = dw_flow_hold(lfirst(lc));
+
+		if (flow != NULL)
+			result = lappend(result, flow);
+	}
+	return result;
+}
+
 /*
  * Whom else a write to the flow's target concerns.  That is kept with the flow; what changes it is a change of a mapping,
  * and so marks the flow itself, or of a table.  Where it is somebody, his tables have to be locked anew in each transaction.
@@ -153,7 +170,7 @@ get_to_know_neighbours(DwFlow *flow)
 	flow->shares_target = dw_shares_target(flow);
 	/* older lists may still be walked along by somebody further up */
 	old = MemoryContextSwitchTo(flow->compiled->context);
-	flow->followers = dw_followers_of(flow);
+	flow->followers = held(dw_followers_of(flow));
 	flow->fillers = dw_fillers_of(flow);
 	MemoryContextSwitchTo(old);
 	flow->neighbours_as_of = now;

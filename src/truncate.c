@@ -13,6 +13,7 @@
 #include "absorb.h"
 #include "mirror.h"
 #include "owner.h"
+#include "usercode.h"
 
 #include "access/table.h"
 #include "access/tableam.h"
@@ -80,7 +81,7 @@ has_truncate_triggers(Relation rel)
 
 	for (int i = 0; triggers != NULL && i < triggers->numtriggers; i++)
 		if (TRIGGER_FOR_TRUNCATE(triggers->triggers[i].tgtype) &&
-			strstr(triggers->triggers[i].tgname, "dualwrite_") != triggers->triggers[i].tgname + 1)
+			!dw_is_own_trigger(&triggers->triggers[i]))
 			return true;
 	return false;
 }

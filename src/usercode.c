@@ -9,9 +9,19 @@
 #include "usercode.h"
 
 #include "access/transam.h"
+#include "catalog/namespace.h"
 #include "commands/trigger.h"
 #include "nodes/nodeFuncs.h"
+#include "utils/lsyscache.h"
 #include "utils/partcache.h"
+
+/* By its name first: of most triggers that says enough. */
+bool
+dw_is_own_trigger(const Trigger *trigger)
+{
+	return !trigger->tgisinternal && strstr(trigger->tgname, "dualwrite_") == trigger->tgname + 1 &&
+		get_func_namespace(trigger->tgfoid) == get_namespace_oid("_dualwrite", true);
+}
 
 static bool
 is_user_function(Oid function, void *context)
@@ -50,7 +60,7 @@ triggers_run_user_code(TriggerDesc *triggers)
 	{
 		Trigger    *trigger = &triggers->triggers[i];
 
-		if (!trigger->tgisinternal && strstr(trigger->tgname, "dualwrite_") != trigger->tgname + 1 &&
+		if (!trigger->tgisinternal && !dw_is_own_trigger(trigger) &&
 			(trigger->tgenabled == TRIGGER_FIRES_ALWAYS || trigger->tgenabled == TRIGGER_FIRES_ON_REPLICA))
 			return true;
 	}

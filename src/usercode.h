@@ -7,7 +7,10 @@
 #include "dualwrite.h"
 #include "nodes/execnodes.h"
 #include "utils/rel.h"
+#include "utils/reltrigger.h"
 
+/* Is it one of the extension's?  Users may name theirs like ours. */
+extern bool dw_is_own_trigger(const Trigger *trigger);
 /*
  * Columns of types, constraints, defaults, generated columns, partition keys and triggers of the relation itself.
  * Says yes when in doubt.

@@ -436,4 +436,29 @@ SELECT is(levels(), 0::bigint, 'the same on the new side');
 BEGIN; DELETE FROM lv0; DELETE FROM tree; INSERT INTO lv0 VALUES (1); COMMIT;
 SELECT is(levels(), 0::bigint, 'everything goes');
 
+-- Triggers of users that are called like ours are theirs nevertheless.
+CREATE TABLE called_old (id int PRIMARY KEY, v int);
+CREATE TABLE called_new (id int PRIMARY KEY, v int);
+CREATE TABLE called_seen (what text, id int);
+SELECT dualwrite.create_migration('called', 'called_old', 'called_new');
+CALL dualwrite.run('called', 'dual_write');
+CREATE FUNCTION called_written() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+	INSERT INTO called_seen VALUES ('written', new.id);
+	RETURN NULL;
+END $$;
+CREATE FUNCTION called_missing() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+	INSERT INTO called_seen SELECT 'missing', new.id WHERE NOT EXISTS (SELECT FROM called_new WHERE id = new.id);
+	RETURN NULL;
+END $$;
+CREATE TRIGGER _dualwrite_log AFTER INSERT ON called_new FOR EACH ROW EXECUTE FUNCTION called_written();
+ALTER TABLE called_new ENABLE ALWAYS TRIGGER _dualwrite_log;
+CREATE TRIGGER _dualwrite_look AFTER INSERT ON called_old FOR EACH ROW EXECUTE FUNCTION called_missing();
+INSERT INTO called_old SELECT g, g FROM generate_series(1, 20) g;
+SELECT is((SELECT count(*) FROM called_seen WHERE what = 'written'), 20::bigint, 'a user''s ALWAYS trigger fires, whatever it is called');
+DROP TRIGGER _dualwrite_log ON called_new;
+INSERT INTO called_old SELECT g, g FROM generate_series(21, 40) g;
+SELECT is((SELECT count(*) FROM called_seen WHERE what = 'missing'), 0::bigint, 'and one of the old side sees what has been mirrored');
+
 SELECT * FROM finish();

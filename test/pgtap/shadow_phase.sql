@@ -71,4 +71,16 @@ SELECT is((SELECT count(*) FROM n WHERE v LIKE '%!'), 100::bigint, 'without shad
 SELECT dualwrite.advance('m');
 SELECT is((SELECT phase FROM dualwrite.status), 'dual_write', 'up');
 
+-- A mapping that starts where another one ends is altered so that it does not compile: the application's write goes as far as it can.
+CREATE TABLE far (id bigint PRIMARY KEY, v text);
+SELECT dualwrite.create_migration('next', 'n', 'far');
+SELECT dualwrite.advance('next');
+INSERT INTO o VALUES (201, 'as far');
+SELECT dualwrite.pause('next');
+ALTER TABLE far DROP v;
+INSERT INTO o SELECT g, 'not so far' FROM generate_series(202, 210) AS g;
+UPDATE o SET v = v || '!' WHERE id > 205;
+DELETE FROM o WHERE id = 210;
+SELECT is((SELECT count(*) FROM o JOIN n USING (id) WHERE o.v = n.v AND id > 200), 9::bigint, 'what follows and is broken is in nobody''s way');
+
 SELECT * FROM finish();
