@@ -351,9 +351,10 @@ CREATE VIEW dualwrite.workers AS
 			WHEN w.role = 'backfill' THEN (SELECT string_agg(format('%s: block %s of %s', b.heap, b.next_block, b.end_block), ', ' ORDER BY b.ordinal, b.heap, b.first_block)
 				FROM _dualwrite.backfill b JOIN _dualwrite.mapping m ON m.id = b.mapping_id
 				WHERE m.migration_id = g.id AND b.finished_at IS NULL AND b.next_block < b.end_block AND b.pid = w.pid)
-			WHEN w.role = 'reconcile' THEN (SELECT CASE WHEN p.throttled_by <> '{}' THEN 'waits: ' || array_to_string(p.throttled_by, ', ')
-					ELSE format('%s: %s rows compared%s', m.old_table, p.rows_compared,
-						CASE p.sample_percent WHEN 0 THEN ' of those that have changed' ELSE '' END) END
+			WHEN w.role = 'reconcile' THEN (SELECT CASE WHEN p.throttled_by <> '{}' AND p.throttled_by <> '{share}' THEN 'waits: ' || array_to_string(p.throttled_by, ', ')
+					ELSE format('%s: %s rows compared%s%s', m.old_table, p.rows_compared,
+						CASE p.sample_percent WHEN 0 THEN ' of those that have changed' ELSE '' END,
+						CASE WHEN p.throttled_by = '{share}' THEN ', makes way for sessions (reconcile_share)' ELSE '' END) END
 				FROM _dualwrite.reconcile_pass p JOIN _dualwrite.mapping m ON m.id = p.mapping_id
 				WHERE m.migration_id = g.id AND p.finished_at IS NULL AND p.background AND p.epoch = g.epoch ORDER BY p.id LIMIT 1)
 			WHEN w.role = 'queue' THEN (SELECT format('%s keys queued', count(*))
@@ -418,7 +419,7 @@ COMMENT ON COLUMN dualwrite.progress.rows_total IS 'rows there are to do, estima
 COMMENT ON COLUMN dualwrite.progress.percent IS 'share of the stage done; of a comparison, the old side counts as one half; of indexes, all of them alike; of analyze, of the partition in hand';
 COMMENT ON COLUMN dualwrite.progress.rows_per_second IS 'rows a second since it began';
 COMMENT ON COLUMN dualwrite.progress.eta IS 'when it will be finished at this speed; NULL when it stands still, has only just begun, or nobody can know';
-COMMENT ON COLUMN dualwrite.progress.throttled_by IS 'signals that hold it back';
+COMMENT ON COLUMN dualwrite.progress.throttled_by IS 'signals that hold it back; override: dualwrite.throttle holds; share: a comparison rests between slices while client sessions are at work (reconcile_share)';
 COMMENT ON COLUMN dualwrite.progress.bar IS 'the percentage as a picture';
 
 COMMENT ON VIEW dualwrite.drift IS 'keys whose two sides disagree, or did; values only for those who may read both tables';

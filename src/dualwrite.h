@@ -45,7 +45,8 @@ typedef enum DwStep
 	DW_STEP_IDLE,				/* nothing to do now */
 	DW_STEP_WORKED,				/* did something; call again */
 	DW_STEP_DONE,				/* has just finished for good */
-	DW_STEP_WAIT				/* has work, but must not do it now */
+	DW_STEP_WAIT,				/* has work, but must not do it now */
+	DW_STEP_BESIDE				/* others are at what there is to do: look again */
 } DwStep;
 
 /* The side that wins when they disagree. */

@@ -17,6 +17,7 @@
 #include "enforce.h"
 #include "indexes.h"
 #include "outlived.h"
+#include "priority.h"
 #include "rebuild.h"
 #include "recheck.h"
 #include "reconcile.h"
@@ -57,6 +58,7 @@ typedef struct DwDuty
 	int			(*openings) (const DwMigration *migration); /* how many of them could find something to do */
 	/* The rest of a step that has WORKED, outside of any transaction; takes so long that a helper does it where there can be one. */
 	DwStep		(*outside) (void);
+	const char *nice;			/* setting: how far behind others they stand; where it is above 0 they are all helpers */
 } DwDuty;
 
 /* Per duty: when it is due, how it stands. */
@@ -80,30 +82,37 @@ static void show_duties(DwShared *shared, DwTurn turn);
 
 static const DwDuty duties[] = {
 	{DW_ROLE_QUEUE, "queue", DW_PHASE_SHADOW, DW_PHASE_CUTOVER, POLL_MS, dw_deliver_step,
-	"queue_workers", dw_deliver_openings, NULL},
+	"queue_workers", dw_deliver_openings, NULL, NULL},
 	/* above its own phase there is something to copy after alter_mapping, which goes through the rows again */
 	{DW_ROLE_BACKFILL, "backfill", DW_PHASE_BACKFILL, DW_PHASE_READ_SWITCH, POLL_MS, backfill_duty,
-	"backfill_workers", dw_backfill_openings, NULL},
+	"backfill_workers", dw_backfill_openings, NULL, NULL},
 	/* owed wherever they were taken away */
-	{DW_ROLE_INDEXES, "indexes", DW_PHASE_DEFINED, DW_PHASE_COMPLETE, POLL_MS, dw_rebuild_step, NULL, dw_rebuild_openings, dw_rebuild_outside},
+	{DW_ROLE_INDEXES, "indexes", DW_PHASE_DEFINED, DW_PHASE_COMPLETE, POLL_MS, dw_rebuild_step, NULL, dw_rebuild_openings, dw_rebuild_outside, NULL},
 	{DW_ROLE_RECONCILE, "reconcile", DW_PHASE_VERIFY, DW_PHASE_CUTOVER, POLL_MS, reconcile_duty,
-	"reconcile_workers", dw_reconcile_openings, NULL},
-	{DW_ROLE_NONE, "failed keys", DW_PHASE_SHADOW, DW_PHASE_CUTOVER, POLL_MS, dw_outlived_step, NULL, NULL, NULL},
-	{DW_ROLE_NONE, "lookups", DW_PHASE_SHADOW, DW_PHASE_CUTOVER, POLL_MS, dw_recheck_step, NULL, NULL, NULL},
-	{DW_ROLE_NONE, "constraints", DW_PHASE_SHADOW, DW_PHASE_CUTOVER, POLL_MS, dw_enforce_step, NULL, NULL, NULL},
-	{DW_ROLE_NONE, "alerts", DW_PHASE_SHADOW, DW_PHASE_CUTOVER, POLL_MS, dw_alerts_step, NULL, NULL, NULL},
-	{DW_ROLE_NONE, "shadow reads", DW_PHASE_VERIFY, DW_PHASE_CUTOVER, POLL_MS, dw_shadow_step, NULL, NULL, NULL},
-	{DW_ROLE_NONE, "housekeeping", DW_PHASE_SHADOW, DW_PHASE_CUTOVER, HOUSEKEEPING_MS, housekeeping_duty, NULL, NULL, NULL},
+	"reconcile_workers", dw_reconcile_openings, NULL, "reconcile_nice"},
+	{DW_ROLE_NONE, "failed keys", DW_PHASE_SHADOW, DW_PHASE_CUTOVER, POLL_MS, dw_outlived_step, NULL, NULL, NULL, NULL},
+	{DW_ROLE_NONE, "lookups", DW_PHASE_SHADOW, DW_PHASE_CUTOVER, POLL_MS, dw_recheck_step, NULL, NULL, NULL, NULL},
+	{DW_ROLE_NONE, "constraints", DW_PHASE_SHADOW, DW_PHASE_CUTOVER, POLL_MS, dw_enforce_step, NULL, NULL, NULL, NULL},
+	{DW_ROLE_NONE, "alerts", DW_PHASE_SHADOW, DW_PHASE_CUTOVER, POLL_MS, dw_alerts_step, NULL, NULL, NULL, NULL},
+	{DW_ROLE_NONE, "shadow reads", DW_PHASE_VERIFY, DW_PHASE_CUTOVER, POLL_MS, dw_shadow_step, NULL, NULL, NULL, NULL},
+	{DW_ROLE_NONE, "housekeeping", DW_PHASE_SHADOW, DW_PHASE_CUTOVER, HOUSEKEEPING_MS, housekeeping_duty, NULL, NULL, NULL, NULL},
 };
 
 static DwDutyState states[lengthof(duties)];
 static DwPost my_post;
+static bool set_apart;			/* helpers do the part that several processes may share; the first process leaves it to them */
 static MemoryContext step_context = NULL;	/* reset before each step */
 
 static TimestampTz
 in_ms(long ms)
 {
 	return TimestampTzPlusMilliseconds(GetCurrentTimestamp(), ms);
+}
+
+static bool
+i_help(void)
+{
+	return my_post.helps != DW_ROLE_NONE;
 }
 
 void
@@ -206,7 +215,8 @@ reconcile_duty(const DwMigration *migration, TimestampTz *next_due)
 		*next_due = in_ms(HOLD_BACK_MS);
 		return DW_STEP_IDLE;
 	}
-	return dw_reconcile_step(migration, next_due);
+	return dw_reconcile_step(migration,
+							 !set_apart ? DW_RECONCILE_ALL : i_help() ? DW_RECONCILE_RANGES : DW_RECONCILE_REST, next_due);
 }
 
 /*
@@ -265,6 +275,11 @@ note_step(const DwDuty *duty, DwDutyState *state, DwStep step, TimestampTz next_
 			state->holding_back = true;
 			state->activity = DW_ACTIVITY_THROTTLED;
 			break;
+		case DW_STEP_BESIDE:
+			state->due = said ? next_due : in_ms(HOLD_BACK_MS);
+			state->holding_back = false;
+			state->activity = DW_ACTIVITY_WAITING;
+			break;
 		case DW_STEP_IDLE:
 		case DW_STEP_DONE:
 			state->due = in_ms(duty->poll_ms);
@@ -287,63 +302,88 @@ show_name(const char *migration)
 	pfree(name);
 }
 
-static bool
-i_help(void)
-{
-	return my_post.helps != DW_ROLE_NONE;
-}
-
-/* Some helpers cannot be started: say so, once for as long as that is so. */
+/* Some helpers cannot be started: say so, once for as long as that is so.  The first process then does what they would have. */
 static void
-tell_lacking(const DwDuty *duty, DwDutyState *state, const DwMigration *migration, int lacking)
+tell_lacking(const DwDuty *duty, DwDutyState *state, const DwMigration *migration, int lacking, bool apart)
 {
+	int			wanted = apart ? state->helpers : state->helpers + 1;
+
 	/* one that is being tried again is not lacking at this moment */
 	if (lacking <= state->lacking)
 		return;
 	state->lacking = lacking;
+	if (wanted == 1)
+		return;
 	ereport(WARNING,
 			(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
 			 errmsg("%s of migration \"%s\" goes on with %d of %d processes: no more are free",
-					duty->name, migration->name, state->helpers + 1 - lacking, state->helpers + 1),
+					duty->name, migration->name, Max(wanted - lacking, 1), wanted),
 			 errhint("Raise max_worker_processes or dualwrite.max_workers, or lower %s.", duty->workers)));
+}
+
+/* Are all who share the duty helpers, of low priority? */
+static bool
+is_apart(const DwDuty *duty, const DwMigration *migration)
+{
+	return duty->nice != NULL && dw_setting_int(migration->id, duty->nice) > 0;
 }
 
 /* How many helpers the duty may have beside, or instead of, the first process. */
 static int
 helpers_allowed(const DwDuty *duty, const DwMigration *migration)
 {
-	return duty->outside != NULL ? 1 : (int) dw_setting_int(migration->id, duty->workers) - 1;
+	if (duty->outside != NULL)
+		return 1;
+	return (int) dw_setting_int(migration->id, duty->workers) - (is_apart(duty, migration) ? 0 : 1);
 }
 
 /*
  * See to it that the duty has as many helpers as are wanted and could find something to do: looked at when something
- * changes, and every now and then, as one may have left.  migration NULL: there is nothing to do.
+ * changes, and every now and then, as one may have left; where the first process waits for helpers, at every step.
+ * migration NULL: there is nothing to do.
  */
 static void
 staff_duty(const DwDuty *duty, DwDutyState *state, const DwMigration *migration)
 {
+	bool		apart = false;
 	int			helpers = 0;
 	int			lacking;
 
-	if (duty->openings == NULL || i_help() || (migration == NULL && state->helpers == 0))
+	if (i_help())
+		return;
+	set_apart = false;
+	if (duty->openings == NULL || (migration == NULL && state->helpers == 0))
 		return;
 	if (migration != NULL)
 	{
 		int			wanted = 1 + helpers_allowed(duty, migration);
 
-		if (wanted == state->wanted && TimestampTzPlusMilliseconds(state->asked_at, HOLD_BACK_MS) > GetCurrentTimestamp())
+		apart = is_apart(duty, migration);
+		if (!apart && wanted == state->wanted &&
+			TimestampTzPlusMilliseconds(state->asked_at, HOLD_BACK_MS) > GetCurrentTimestamp())
 			return;
 		if (wanted > 1 && !dw_shared()->crowded)
-			helpers = Max(Min(wanted, duty->openings(migration) + (duty->outside != NULL)) - 1, 0);
+			helpers = Max(Min(wanted - 1, duty->openings(migration) - (apart || duty->outside != NULL ? 0 : 1)), 0);
 		state->wanted = wanted;
 	}
 	state->asked_at = GetCurrentTimestamp();
 	state->helpers = helpers;
 	lacking = dw_slots_help(dw_shared(), my_post.migration_id, duty->role, helpers);
+	set_apart = apart && helpers > lacking;
 	if (helpers == 0 || duty->outside != NULL)
 		state->lacking = lacking;	/* without a helper this process does it all */
 	else
-		tell_lacking(duty, state, migration, lacking);
+		tell_lacking(duty, state, migration, lacking, apart);
+}
+
+/* Is this helper still wanted, and can it stand where it should among the processes of the machine? */
+static bool
+am_wanted(const DwDuty *duty, const DwMigration *migration)
+{
+	set_apart = is_apart(duty, migration);
+	if (my_post.number > helpers_allowed(duty, migration))
+		return false;
+	return duty->nice == NULL || dw_priority_lower((int) dw_setting_int(migration->id, duty->nice));
 }
 
 /* Outside of these phases there is none but indexes that are owed. */
@@ -366,9 +406,16 @@ judge(const DwMigration *migration, const DwDuty *duty, bool *wanted)
 	if (migration->paused || migration->restored)
 		return i_help() ? DW_TURN_FINISHED : DW_TURN_PAUSED;
 	*wanted = migration->phase >= duty->first && migration->phase <= duty->last;
-	if (i_help() && (!*wanted || my_post.number > helpers_allowed(duty, migration)))
+	if (i_help() && (!*wanted || !am_wanted(duty, migration)))
 		return DW_TURN_FINISHED;
 	return DW_TURN_GOES_ON;
+}
+
+/* Is there more to do behind this step, if not at once? */
+static bool
+is_under_way(DwStep step)
+{
+	return step == DW_STEP_WORKED || step == DW_STEP_WAIT || step == DW_STEP_BESIDE;
 }
 
 /* One step of a duty in a transaction. */
@@ -397,9 +444,9 @@ do_step(int32 migration_id, const DwDuty *duty, DwDutyState *state)
 		dw_slot_show(dw_shared(), duty->role, DW_ACTIVITY_RUNNING);
 		step = duty->outside();
 	}
-	if (turn != DW_TURN_GOES_ON || (step != DW_STEP_WORKED && step != DW_STEP_WAIT))
+	if (turn != DW_TURN_GOES_ON || !is_under_way(step))
 		staff_duty(duty, state, NULL);
-	if (i_help() && step != DW_STEP_WORKED && step != DW_STEP_WAIT)
+	if (i_help() && !is_under_way(step))
 		turn = DW_TURN_FINISHED;
 	note_step(duty, state, step, next_due);
 	if (left)
@@ -560,7 +607,7 @@ show_duties(DwShared *shared, DwTurn turn)
 {
 	static DwRole shown_role = DW_ROLE_NONE;
 	static DwActivity shown = DW_ACTIVITY_STARTING;
-	DwRole		role = turn == DW_TURN_PAUSED ? DW_ROLE_NONE : duties[0].role;
+	DwRole		role = turn == DW_TURN_PAUSED ? DW_ROLE_NONE : i_help() ? my_post.helps : duties[0].role;
 	DwActivity	activity = turn == DW_TURN_PAUSED ? DW_ACTIVITY_PAUSED : is_mine(&duties[0]) ? states[0].activity : DW_ACTIVITY_WAITING;
 
 	for (int i = 1; i < (int) lengthof(duties) && turn != DW_TURN_PAUSED; i++)

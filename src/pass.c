@@ -85,8 +85,8 @@ dw_pass_store(const DwPass *pass)
 	dw_sql("UPDATE _dualwrite.reconcile_pass SET stage = $2, last_key = $3, rows_compared = $4, missing = $5, extra = $6,"
 		   " different = $7, repaired = $8, sample_percent = $9, mark_lsn = $10, mark_xid = $11, since_lsn = $12,"
 		   " since_xid = $13, files = $14, rows_total = CASE WHEN $9 = 0 THEN $15 WHEN $2 = 'done' THEN $4 END,"
-		   " updated_at = clock_timestamp(), finished_at = CASE WHEN $2 = 'done' THEN clock_timestamp() END,"
-		   " throttled_by = '{}' WHERE id = $1",
+		   " updated_at = clock_timestamp(), finished_at = CASE WHEN $2 = 'done' THEN clock_timestamp() END"
+		   " WHERE id = $1",
 		   15, (DwArg[])
 		   {
 			   DW_INT8(pass->id), DW_TEXT(stage_names[pass->stage]), DW_JSONB(pass->last_key), DW_INT8(pass->rows_compared),
@@ -107,7 +107,7 @@ dw_pass_add(const DwPass *part)
 
 	dw_sql_begin(&sql);
 	dw_sql("UPDATE _dualwrite.reconcile_pass SET rows_compared = rows_compared + $2, missing = missing + $3,"
-		   " extra = extra + $4, different = different + $5, updated_at = clock_timestamp(), throttled_by = '{}' WHERE id = $1",
+		   " extra = extra + $4, different = different + $5, updated_at = clock_timestamp() WHERE id = $1",
 		   5, (DwArg[])
 		   {
 			   DW_INT8(part->id), DW_INT8(part->rows_compared), DW_INT8(part->found.kinds[DW_DRIFT_MISSING]),

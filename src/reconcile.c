@@ -8,7 +8,8 @@
  * change of phase it is given up, because what it found before proves nothing about what holds now.
  *
  * Any number of processes work on the ranges of one pass, holding the lock on the mapping's drift in common; all else is
- * done by one that has it alone.  In the foreground all of it is one transaction, and its ranges are never stored.
+ * done by one that has it alone.  Those that do nothing else may be of low priority: ranges are only read, so that nobody
+ * waits for a row of theirs.  In the foreground all of it is one transaction, and its ranges are never stored.
  *
  * Only the last stage writes user tables, and only through repair.c.
  */
@@ -24,9 +25,11 @@
 #include "ranges.h"
 #include "repair.h"
 #include "settings.h"
+#include "share.h"
 #include "sql.h"
 #include "throttle.h"
 #include "touched.h"
+#include "worker.h"
 
 #include "catalog/pg_type.h"
 #include "commands/async.h"
@@ -55,8 +58,9 @@
 #define DW_SETTLE_MS 5000
 #define DW_SETTLE_POLL_MS 50
 
-/* How long to wait for other processes at the same pass, and while there is too much load. */
+/* How long to wait for other processes at the same pass, for those at its other part, and while there is too much load. */
 #define DW_BESIDE_MS 20
+#define DW_OTHER_PART_MS 100
 #define DW_THROTTLED_MS 1000
 
 /* How long to leave a mapping alone that a foreground comparison or repair works on. */
@@ -129,14 +133,14 @@ room_left(const DwMigration *migration, const DwPass *pass)
 	return Max(0, dw_setting_int(migration->id, "drift_max_keys") - pass->found_before - dw_pass_found(pass));
 }
 
-/* A slice of a range; what it finds is recorded, and added to the pass. */
+/* A slice of a range, of that time at most; what it finds is recorded, and added to the pass. */
 static DwProgress
-compare_chunk(const DwMigration *migration, DwPass *pass, DwRange *range)
+compare_chunk(const DwMigration *migration, DwPass *pass, DwRange *range, int max_ms)
 {
 	DwSlice		slice = {
 		.range = *range,
 		.mark = pass->since,
-		.max_ms = pass->background ? (int) dw_setting_int(migration->id, "reconcile_chunk_ms") : DW_CHUNK_MS_FOREGROUND,
+		.max_ms = max_ms,
 		.percent = pass->sample_percent,
 		.seed = (uint32) pass->id,
 	};
@@ -310,6 +314,8 @@ typedef struct StepWork
 {
 	const DwMigration *migration;
 	DwPass	   *pass;
+	DwReconcilePart part;
+	DwShare		share;
 	long		wait_ms;		/* result: nothing to do before then */
 	bool		done;			/* result: the pass has ended */
 } StepWork;
@@ -336,11 +342,12 @@ work_range(StepWork *work, DwRange *range)
 {
 	DwPass		part = *work->pass;
 	DwPass	   *pass = work->pass;
+	int			longest_ms = (int) dw_setting_int(work->migration->id, "reconcile_chunk_ms");
 
 	part.rows_compared = 0;
 	part.found_before = dw_pass_found(pass);
 	memset(&part.found, 0, sizeof(part.found));
-	switch (compare_chunk(work->migration, &part, range))
+	switch (compare_chunk(work->migration, &part, range, dw_share_slice_ms(&work->share, longest_ms)))
 	{
 		case DW_PROGRESS_VOID:
 			break;
@@ -385,6 +392,8 @@ work_ranges(StepWork *work)
 			{
 				leave_compare(pass);
 				dw_pass_store(pass);
+				if (work->part == DW_RECONCILE_RANGES)
+					dw_worker_wake();	/* the rest is for the first process */
 			}
 			break;
 	}
@@ -506,35 +515,62 @@ is_held_back(const DwMigration *migration, const DwPass *pass)
 	return tripped != NIL;
 }
 
+/* Is the pass at a stage that others do?  A helper waits for as long as it may be wanted again, *idle: it is not. */
+static bool
+is_for_others(const DwMigration *migration, DwReconcilePart part, const DwPass *pass, bool *idle)
+{
+	*idle = false;
+	if (part == DW_RECONCILE_ALL || (pass->stage == DW_STAGE_COMPARE) == (part == DW_RECONCILE_RANGES))
+		return false;
+	*idle = part == DW_RECONCILE_RANGES && dw_ranges_left(migration->id, 1) == 0;
+	return true;
+}
+
+static TimestampTz
+in_ms(long ms)
+{
+	return TimestampTzPlusMilliseconds(GetCurrentTimestamp(), ms);
+}
+
 DwStep
-dw_reconcile_step(const DwMigration *migration, TimestampTz *next_due)
+dw_reconcile_step(const DwMigration *migration, DwReconcilePart part, TimestampTz *next_due)
 {
 	DwPass		pass;
-	StepWork	work = {.migration = migration, .pass = &pass};
+	StepWork	work = {.migration = migration, .pass = &pass, .part = part};
 	DwError		error;
+	long		rest_ms;
+	bool		idle;
 
 	*next_due = DT_NOEND;
 	if (migration->phase < DW_PHASE_SHADOW || migration->phase > DW_PHASE_CUTOVER || migration->paused)
 		return DW_STEP_IDLE;
 	dw_attempt_settings();
-	if (!current_pass(migration, &pass, next_due))
+	if (part == DW_RECONCILE_RANGES ? !dw_pass_unfinished(migration, &pass) : !current_pass(migration, &pass, next_due))
 		return DW_STEP_IDLE;
-
-	*next_due = GetCurrentTimestamp();
+	if (is_for_others(migration, part, &pass, &idle))
+	{
+		*next_due = in_ms(DW_OTHER_PART_MS);
+		return idle ? DW_STEP_IDLE : DW_STEP_BESIDE;
+	}
 	if (is_held_back(migration, &pass))
 	{
-		*next_due = TimestampTzPlusMilliseconds(*next_due, DW_THROTTLED_MS);
+		*next_due = in_ms(DW_THROTTLED_MS);
 		return DW_STEP_WAIT;
 	}
+	work.share = dw_share_begin(migration->id, part == DW_RECONCILE_RANGES);
 	if (!dw_try(work_step, &work, false, dw_error_is_lock, &error))
 		work.wait_ms = DW_YIELD_MS;
 	if (work.wait_ms > 0)
 	{
-		*next_due = TimestampTzPlusMilliseconds(*next_due, work.wait_ms);
+		*next_due = in_ms(work.wait_ms);
 		return DW_STEP_WAIT;
 	}
 	if (work.done)
 		alert_if_due(migration, &pass);
+	rest_ms = dw_share_rest(&work.share);
+	if (!work.done)
+		dw_pass_throttled(pass.id, rest_ms > 0 ? list_make1("share") : NIL);
+	*next_due = in_ms(rest_ms);
 	return DW_STEP_WORKED;
 }
 
@@ -577,7 +613,7 @@ compare_range(const DwMigration *migration, DwPass *pass, DwRange *range, Memory
 	{
 		CHECK_FOR_INTERRUPTS();
 		MemoryContextSwitchTo(chunk);
-		progress = compare_chunk(migration, pass, range);
+		progress = compare_chunk(migration, pass, range, DW_CHUNK_MS_FOREGROUND);
 		MemoryContextSwitchTo(old);
 		range->span.last_key = copy_key(range->span.last_key);
 		MemoryContextReset(chunk);

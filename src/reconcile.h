@@ -8,11 +8,19 @@
 
 struct DwPass;
 
+/* Which part of a pass a process does. */
+typedef enum DwReconcilePart
+{
+	DW_RECONCILE_ALL,
+	DW_RECONCILE_RANGES,		/* a helper at low priority: it compares ranges, reading only */
+	DW_RECONCILE_REST			/* what is left to the first process beside such helpers: it begins passes, looks again, repairs */
+} DwReconcilePart;
+
 /*
  * One chunk of the background pass that is under way or due by reconcile_interval (or asked for), in the current transaction and under one snapshot.
- * next_due: when the next pass begins.
+ * next_due: when to call again: after WORKED, when it has rested; after IDLE, when the next pass begins.
  */
-extern DwStep dw_reconcile_step(const DwMigration *migration, TimestampTz *next_due);
+extern DwStep dw_reconcile_step(const DwMigration *migration, DwReconcilePart part, TimestampTz *next_due);
 /* How many processes could find something to do in a pass just now. */
 extern int	dw_reconcile_openings(const DwMigration *migration);
 /* Ask for a background pass now. */

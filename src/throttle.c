@@ -20,6 +20,7 @@
 #include "miscadmin.h"
 #include "storage/latch.h"
 #include "storage/lock.h"
+#include "storage/proc.h"
 #include "storage/procarray.h"
 #include "utils/backend_status.h"
 #include "utils/builtins.h"
@@ -27,6 +28,7 @@
 #include "utils/snapmgr.h"
 #include "utils/timeout.h"
 #include "utils/timestamp.h"
+#include "utils/wait_event.h"
 
 /* Time that throttle_query may take, ms. */
 #define DW_QUERY_MS 1000
@@ -73,6 +75,40 @@ signal_active_backends(const DwSignalArgs *args)
 			active++;
 	}
 	return active > limit * cores ? DW_SIGNAL_TRIPPED : DW_SIGNAL_CLEAR;
+}
+
+/* Sessions whose state changed this long ago, ms, may be at work between two of our looks. */
+#define DW_LATELY_MS 1000
+
+/* Does this session, which says that it is active, sleep in an extension? */
+static bool
+waits_in_extension(int pid)
+{
+	PGPROC	   *proc = BackendPidGetProc(pid);
+
+	return proc != NULL && (*(volatile uint32 *) &proc->wait_event_info & 0xFF000000) == PG_WAIT_EXTENSION;
+}
+
+bool
+dw_throttle_in_company(void)
+{
+	TimestampTz now = GetCurrentTimestamp();
+
+	pgstat_clear_backend_activity_snapshot();
+	for (int i = 1; i <= pgstat_fetch_stat_numbackends(); i++)
+	{
+		PgBackendStatus *status = &dw_backend_status(i)->backendStatus;
+
+		if (status->st_backendType != B_BACKEND || status->st_procpid == MyProcPid)
+			continue;
+		if (status->st_state == STATE_DISABLED ||
+			!TimestampDifferenceExceeds(status->st_state_start_timestamp, now, DW_LATELY_MS))
+			return true;
+		if ((status->st_state == STATE_RUNNING || status->st_state == STATE_FASTPATH) &&
+			!waits_in_extension(status->st_procpid))
+			return true;
+	}
+	return false;
 }
 
 /* Is the lock on one of these tables, on a page or on a row of them? */

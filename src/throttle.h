@@ -31,4 +31,10 @@ extern List *dw_throttle_signals(int32 migration_id, List *relids, Oid owner);
 /* The same for work that only reads: load and locks, nothing about WAL. */
 extern List *dw_throttle_read_signals(int32 migration_id, List *relids, Oid owner);
 
+/*
+ * Is any client session of this server at work, or was within the last second?  Sessions that wait in an extension, such as
+ * in dualwrite.wait, are not.
+ */
+extern bool dw_throttle_in_company(void);
+
 #endif							/* DW_THROTTLE_H */

@@ -8,6 +8,9 @@
 DW_KINDS=(lint regress isolation pgtap tap)
 DW_PRELOAD=${DW_PRELOAD:-1}		# 0: clusters without shared_preload_libraries
 DW_ACCEPT=0				# 1: outputs that differ become the expected ones
+# Comparisons as fast as they can, whoever else wants the machine: nothing here is to wait for how busy it is. What is set
+# aside is tested where it is asked for by name (configure).
+DW_PACE=("dualwrite.reconcile_share = 100" "dualwrite.reconcile_nice = 0")
 # seconds for one file of pgtap or tap: for one that hangs, not one that is slow; one that was asked to take longer may
 DW_FILE_LIMIT=$((900 + ${DW_RECONCILE_SECONDS:-0}))
 DW_KIND_LIMIT=1500			# seconds for all regress or all isolation tests
@@ -55,9 +58,9 @@ dw_tests_of()
 # Make and start the cluster of a kind.
 dw_kind_cluster()
 {
-	local settings=()
+	local settings=("${DW_PACE[@]}")
 
-	[[ $DW_PRELOAD -eq 1 ]] || settings=("shared_preload_libraries = ''")
+	[[ $DW_PRELOAD -eq 1 ]] || settings+=("shared_preload_libraries = ''")
 	dw_cluster_make "$1" "${settings[@]}" && dw_cluster_start "$1" && dw_cluster_use "$1"
 }
 
@@ -269,6 +272,7 @@ dw_run_perl()
 		return 0
 	fi
 	mkdir "$DW_WORK/tap"
+	printf '%s\n' "${DW_PACE[@]}" >"$DW_WORK/tap/pace.conf"
 	for name in "$@"; do
 		dir=$DW_WORK/tap/$name
 		mkdir "$dir"
@@ -276,6 +280,7 @@ dw_run_perl()
 		if ! dw_run_tap tap "$name" "$dir/output" env -u PGHOST -u PGPORT -u PGUSER -u PGDATABASE \
 			TMPDIR="$DW_WORK/s" TESTDIR="$dir" TESTDATADIR="$dir/tmp_check" TESTLOGDIR="$dir/tmp_check/log" \
 			PG_REGRESS="$pgxs/src/test/regress/pg_regress" PG_TEST_TIMEOUT_DEFAULT=300 \
+			TEMP_CONFIG="$DW_WORK/tap/pace.conf" \
 			prove -v -I "$perl" -I "$DW_WORK/src/test/t" "$DW_WORK/src/test/t/$name.pl"; then
 			for log in "$dir"/tmp_check/log/*; do
 				dw_show "$log" 40

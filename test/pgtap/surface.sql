@@ -95,7 +95,7 @@ CREATE TEMP TABLE wanted_setting AS
 		throttle_max_active_per_core,throttle_query,mirror_on_error,shadow_discard,queue_max_attempts,queue_backoff,reconcile_interval,
 		reconcile_repair,drift_alert_rate,gate_soak,gate_shadow_agreement,gate_shadow_min_reads,cutover_swap_names,lock_timeout_ms,
 		events_retention,backfill_max_mb_per_second,throttle_max_standby_absence,throttle_max_slot_retention,throttle_max_archive_backlog,
-		throttle_max_lock_wait,throttle_max_autovacuum,throttle_max_xmin_age}'::text[]) AS name;
+		throttle_max_lock_wait,throttle_max_autovacuum,throttle_max_xmin_age,reconcile_share,reconcile_nice}'::text[]) AS name;
 
 SELECT is_empty(
 	$$ SELECT name FROM wanted_setting EXCEPT SELECT setting FROM dualwrite.settings $$,

@@ -6,6 +6,8 @@ INSERT INTO watch_old SELECT g, 'n' || g FROM generate_series(1, 5) g;
 SELECT dualwrite.create_migration('watch', 'watch_old', 'watch_new');
 
 -- every setting, with its default
+SET dualwrite.reconcile_share = 25;
+SET dualwrite.reconcile_nice = 19;
 SELECT setting, value, default_value, unit FROM dualwrite.settings ORDER BY setting;
 SELECT count(*) FROM dualwrite.settings WHERE meaning IS NULL OR meaning = '';
 
@@ -35,6 +37,11 @@ SELECT dualwrite.configure('watch', 'drift_alert_rate', '2');
 SELECT dualwrite.configure('watch', 'drift_alert_rate', 'NaN');
 SELECT dualwrite.configure('watch', 'reconcile_repair', 'perhaps');
 SELECT dualwrite.configure('watch', 'mirror_on_error', 'ignore');
+SELECT dualwrite.configure('watch', 'reconcile_share', '0');
+SELECT dualwrite.configure('watch', 'reconcile_share', '101');
+SELECT dualwrite.configure('watch', 'reconcile_share', 'half');
+SELECT dualwrite.configure('watch', 'reconcile_nice', '20');
+SELECT dualwrite.configure('watch', 'reconcile_nice', '-1');
 SELECT dualwrite.configure('watch', 'max_workers', '2');
 SELECT dualwrite.configure('nowhere', 'gate_soak', '1 day');
 SELECT dualwrite.configure(NULL, 'gate_soak', '1 day');
@@ -47,6 +54,8 @@ SELECT setting, value, default_value FROM dualwrite.settings WHERE value <> defa
 SET dualwrite.gate_soak = 'soon';
 SET dualwrite.reconcile_repair = 'perhaps';
 SET dualwrite.gate_soap = 1;
+SET dualwrite.reconcile_share = 0;
+SET dualwrite.reconcile_nice = 20;
 RESET dualwrite.gate_soak;
 RESET dualwrite.drift_alert_rate;
 SHOW dualwrite.gate_soak;
