@@ -2,7 +2,8 @@
  * pace.c: how large the backfill's next batch is, and when it may begin.
  *
  * A batch is as many blocks as can be copied in backfill_batch_ms, by what this process has seen of speed; the limits in rows
- * and megabytes a second hold for all processes of the migration together (budget.c).
+ * and megabytes a second hold for all processes of the migration together (budget.c).  Where there is such a limit, somebody
+ * wants the copy to go unnoticed: batches are small then and many, as one that takes a second's amount at once is a burst.
  */
 #include "postgres.h"
 
@@ -15,6 +16,9 @@
 
 /* Blocks of the first batch that a process does. */
 #define DW_FIRST_BLOCKS 16
+/* Where rows or megabytes are limited: a batch is no more than what they allow in this time, ms, and takes this long at most. */
+#define DW_LIMITED_SPAN_MS 50
+#define DW_LIMITED_BATCH_MS 20
 /* Longest wait before the limits are looked at again, ms: they may have been changed. */
 #define DW_LONGEST_WAIT_MS 1000
 
@@ -26,6 +30,12 @@ static struct
 	double		bytes_per_block;	/* read or written, whichever is more */
 }			learnt = {DW_FIRST_BLOCKS, 0, BLCKSZ};
 
+static bool
+is_limited(const DwLimits *limits)
+{
+	return limits->rates.rows > 0 || limits->rates.bytes > 0;
+}
+
 void
 dw_pace_limits(int32 migration_id, bool overridden, double ratio, DwLimits *limits)
 {
@@ -36,26 +46,23 @@ dw_pace_limits(int32 migration_id, bool overridden, double ratio, DwLimits *limi
 	limits->batch_ms = (double) dw_setting_int(migration_id, "backfill_batch_ms");
 	limits->overridden = overridden;
 	limits->ratio = ratio;
+	if (is_limited(limits))
+		limits->batch_ms = Min(limits->batch_ms, DW_LIMITED_BATCH_MS);
 	if (overridden)
 		limits->batch_ms = Max(1, Min(limits->batch_ms, DW_MAX_CYCLE_MS * ratio));
 }
 
-static bool
-is_limited(const DwLimits *limits)
-{
-	return limits->rates.rows > 0 || limits->rates.bytes > 0;
-}
-
-/* What a batch's time allows, and no more than this process's share of a second of the limits. */
+/* What a batch's time allows, and no more than this process's share of a moment of the limits. */
 static int64
 batch_blocks(const DwLimits *limits)
 {
 	int64		blocks = learnt.blocks;
+	double		part = DW_LIMITED_SPAN_MS / 1000.0 / limits->sharing;
 
 	if (limits->rates.rows > 0 && learnt.rows_per_block > 0)
-		blocks = Min(blocks, (int64) (limits->rates.rows / limits->sharing / learnt.rows_per_block));
+		blocks = Min(blocks, (int64) (limits->rates.rows * part / learnt.rows_per_block));
 	if (limits->rates.bytes > 0)
-		blocks = Min(blocks, (int64) (limits->rates.bytes / limits->sharing / learnt.bytes_per_block));
+		blocks = Min(blocks, (int64) (limits->rates.bytes * part / learnt.bytes_per_block));
 	return Max(1, blocks);
 }
 
