@@ -9,6 +9,9 @@
  * the order in which they were queued: the row event of a version that is history already, for our own trigger alone, is put
  * at the end of the queue.  If rows have been mirrored by the time it comes, there may be further levels, and it is put
  * there again.
+ *
+ * A partition that was attached when our triggers had been made has those for rows, but none that says when a statement is over.
+ * The same call says it.
  */
 #include "postgres.h"
 
@@ -19,6 +22,7 @@
 #include "access/xact.h"
 #include "executor/executor.h"
 #include "replication/logicalworker.h"
+#include "utils/fmgrprotos.h"
 #include "utils/rel.h"
 
 /* The trigger that the call goes to. */
@@ -100,6 +104,16 @@ queue_call(Oid relid, ItemPointer version)
 	return queued;
 }
 
+static bool
+call(DwStatement *statement, Oid relid, const ItemPointerData *version)
+{
+	statement->call_version = *version;
+	statement->call_of = relid;
+	statement->call_depth = DatumGetInt32(pg_trigger_depth(NULL));
+	statement->call_queued = queue_call(relid, &statement->call_version);
+	return statement->call_queued;
+}
+
 bool
 dw_cascade_waits(DwStatement *statement)
 {
@@ -108,11 +122,19 @@ dw_cascade_waits(DwStatement *statement)
 	/* the call has come, and nothing happened in between */
 	if (statement->events == statement->events_at_call || !OidIsValid(statement->version_of))
 		return false;
-	statement->call_queued = queue_call(statement->version_of, &statement->version);
-	statement->call_of = statement->version_of;
-	statement->call_version = statement->version;
 	statement->events_at_call = statement->events;
-	return statement->call_queued;
+	return call(statement, statement->version_of, &statement->version);
+}
+
+bool
+dw_cascade_call(DwStatement *statement, Relation rel, ItemPointer version)
+{
+	/* one that an outer statement waits for comes too late for this one */
+	if (statement->call_queued)
+		return statement->call_depth == DatumGetInt32(pg_trigger_depth(NULL));
+	/* it comes before whatever foreign keys are still to do */
+	statement->events_at_call = 0;
+	return call(statement, RelationGetRelid(rel), version);
 }
 
 bool

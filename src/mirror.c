@@ -679,6 +679,20 @@ settle_early(void)
 		dw_postponed_settle(statement);
 }
 
+/*
+ * Is somebody going to tell us when the statement is over?  Not on a subscriber; and a leaf that was attached later has no trigger
+ * that would, so that we have ourselves called.
+ */
+static bool
+is_told_of_the_end(const DwRowEvent *event)
+{
+	DwStatement *statement = dw_statement_find();
+
+	if (event->table->flushed || IsLogicalWorker())
+		return !IsLogicalWorker();
+	return statement == NULL || (event->stored != NULL && dw_cascade_call(statement, event->rel, event->stored));
+}
+
 void
 dw_mirror_row(DwFlow *flow, const DwRowEvent *event)
 {
@@ -688,8 +702,7 @@ dw_mirror_row(DwFlow *flow, const DwRowEvent *event)
 		mirror_inline(flow, event);
 	settle_early();
 
-	/* nobody is going to tell us when the statement is over: a leaf without triggers of its own, or a subscriber */
-	if (!event->moving && (!event->table->flushed || IsLogicalWorker()))
+	if (!event->moving && !is_told_of_the_end(event))
 		dw_mirror_flush();
 }
 
@@ -831,7 +844,9 @@ dw_mirror_flush(void)
 			finish_cascaded(statement);
 		}
 	} while (statement->moves != NIL || statement->moving != NIL || statement->postponed != NIL || statement->cascaded != NIL);
-	dw_statement_close(statement);
+	/* the call is known by the statement that waits for it */
+	if (!statement->call_queued)
+		dw_statement_close(statement);
 }
 
 /* Nobody told us that the statement was over. */

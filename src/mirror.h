@@ -18,6 +18,7 @@ typedef struct DwRowEvent
 	bool		stale;			/* this transaction has written the row again since: its image is history */
 	bool		truncated;		/* about to be truncated: the source row is still there */
 	ItemPointer version;		/* where the old row is; NULL for INSERT and foreign tables */
+	ItemPointer stored;			/* where a version of it is, in rel; NULL for foreign tables, and where no trigger was fired */
 	bool		moving;			/* DELETE half of an update that moves the row to another partition */
 } DwRowEvent;
 

@@ -42,6 +42,7 @@ typedef struct DwStatement
 	Oid			version_of;		/* table (or leaf) of the last version that an event left behind, and where that is */
 	ItemPointerData version;
 	bool		call_queued;	/* cascade.c: we are called with this version again */
+	int			call_depth;		/* of triggers, where the call comes */
 	Oid			call_of;
 	ItemPointerData call_version;
 	uint64		events_at_call;

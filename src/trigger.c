@@ -174,12 +174,13 @@ describe_event(TriggerData *data, DwTable *table, DwRowEvent *event)
 	event->event = data->tg_event;
 	event->rel = data->tg_relation;
 	event->table = table;
+	event->stored = TTS_IS_BUFFERTUPLE(data->tg_trigslot) ? &data->tg_trigtuple->t_self : NULL;
 	if (TRIGGER_FIRED_BY_INSERT(data->tg_event))
 		event->new_row = data->tg_trigslot;
 	else
 	{
 		event->old_row = data->tg_trigslot;
-		event->version = TTS_IS_BUFFERTUPLE(data->tg_trigslot) ? &data->tg_trigtuple->t_self : NULL;
+		event->version = event->stored;
 	}
 	if (TRIGGER_FIRED_BY_UPDATE(data->tg_event))
 		event->new_row = data->tg_newslot;

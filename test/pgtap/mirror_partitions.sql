@@ -192,6 +192,87 @@ SELECT is(pp_same(), 0::bigint, 'partitions that come later on the new side');
 SELECT dualwrite.rollback('pp', 'defined', force => true) \gset
 SELECT is((SELECT count(*) FROM pg_trigger t JOIN pg_class c ON c.oid = t.tgrelid WHERE relname ~ '^p[on]_?' AND relname !~ '^pg_' AND tgname ~ 'dualwrite'), 0::bigint, 'nothing is left on them');
 
+-- A partition that is attached later has no trigger that tells when a statement is over: each row was brought over by itself, so that rows
+-- whose keys shifted left their unmapped columns to each other, and where errors are queued each took a subtransaction.
+CREATE TABLE lo (id int, k text, v int, PRIMARY KEY (id, k)) PARTITION BY LIST (k);
+CREATE TABLE lo_a PARTITION OF lo FOR VALUES IN ('a');
+CREATE TABLE ln (own text DEFAULT 'own', k text, id int, v int, PRIMARY KEY (id, k)) PARTITION BY LIST (k);
+CREATE TABLE ln_a PARTITION OF ln FOR VALUES IN ('a');
+SELECT dualwrite.create_migration('late', 'lo', 'ln');
+CALL dualwrite.run('late', 'read_switch');
+CREATE TABLE lo_b PARTITION OF lo FOR VALUES IN ('b', 'c') PARTITION BY RANGE (id);
+CREATE TABLE lo_b0 PARTITION OF lo_b FOR VALUES FROM (MINVALUE) TO (1000);
+CREATE TABLE lo_b1 (v int, gone int, k text NOT NULL, id int NOT NULL);
+ALTER TABLE lo_b1 DROP COLUMN gone;
+ALTER TABLE lo_b ATTACH PARTITION lo_b1 FOR VALUES FROM (1000) TO (MAXVALUE);
+CREATE TABLE ln_b (k text NOT NULL, v int, own text DEFAULT 'own', id int NOT NULL);
+ALTER TABLE ln ATTACH PARTITION ln_b FOR VALUES IN ('b', 'c');
+-- own goes with the row that v names, whatever becomes of its key
+CREATE FUNCTION late() RETURNS text LANGUAGE sql AS $$
+	SELECT concat_ws(' ', differences('SELECT id, k, v FROM lo', 'SELECT id, k, v FROM ln'), (SELECT count(*) FROM ln WHERE own <> 'row ' || v), (SELECT count(*) FROM ln)) $$;
+INSERT INTO lo SELECT 2 * g, 'b', g FROM generate_series(20, 1, -1) g;
+INSERT INTO lo_b1 (id, k, v) SELECT 1000 + 2 * g, 'b', g + 100 FROM generate_series(20, 1, -1) g;
+UPDATE ln SET own = 'row ' || v;
+SELECT is(late(), '0 0 40', 'attached later: INSERT');
+UPDATE lo_b0 SET id = id + 2;
+UPDATE lo_b1 SET id = id + 2;
+SELECT is(late(), '0 0 40', 'keys shift in a leaf');
+UPDATE lo_b SET id = id + 2;
+SELECT is(late(), '0 0 40', 'in the middle of a tree');
+UPDATE lo SET id = id + 2;
+SELECT is(late(), '0 0 40', 'through the root');
+UPDATE lo_b SET id = 2100 - id;
+UPDATE lo_b SET id = id - 1100, v = v WHERE id > 2000;
+UPDATE lo SET id = 5000 - id, k = 'c' WHERE id % 3 = 0;
+SELECT is(late(), '0 0 40', 'from leaf to leaf');
+BEGIN; UPDATE lo_b0 SET id = id - 1; SAVEPOINT s; UPDATE lo_b1 SET id = id + 1; ROLLBACK TO s; DELETE FROM lo_b1 WHERE id = (SELECT min(id) FROM lo_b1); UPDATE lo_b1 SET id = id - 1; COMMIT;
+SELECT is(late(), '0 0 39', 'statements after each other');
+UPDATE ln_b SET id = id + 10000 WHERE k = 'b';
+UPDATE ln_b SET id = -id;
+INSERT INTO ln_b (id, k, v, own) SELECT g, 'b', g, 'row ' || g FROM generate_series(2010, 2000, -1) g;
+UPDATE ln_b SET id = id + 1 WHERE id BETWEEN 2000 AND 2010;
+SELECT is(late(), '0 0 50', 'on the new side');
+-- statements within statements: what the outer one waits for is not what the inner one does
+CREATE FUNCTION shift_others() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+	IF pg_trigger_depth() = 1 AND new.v = 4 THEN
+		UPDATE lo_b1 SET id = id + 100000, v = -v;
+		UPDATE lo_b1 SET id = id - 99999;
+		ASSERT (SELECT count(*) FROM lo_b1 o JOIN ln n USING (id, k, v)) = (SELECT count(*) FROM lo_b1), 'a statement within another is mirrored when it is over';
+	END IF;
+	RETURN NULL;
+END $$;
+CREATE TRIGGER shift AFTER UPDATE ON lo_b0 FOR EACH ROW EXECUTE FUNCTION shift_others();
+UPDATE lo_b0 SET id = id - 1;
+SELECT is((SELECT count(*) FROM lo_b1 WHERE v < 0) > 0, true, 'a trigger that shifts keys meanwhile');
+SELECT is(differences('SELECT id, k, v FROM lo', 'SELECT id, k, v FROM ln'), 0::bigint, 'is mirrored');
+DROP TRIGGER shift ON lo_b0;
+UPDATE ln SET own = 'row ' || v;
+-- one subtransaction a statement
+CREATE FUNCTION xids_of(statement text) RETURNS bigint LANGUAGE plpgsql AS $$
+DECLARE
+	before xid8 := pg_current_xact_id();
+	nxt xid8;
+BEGIN
+	EXECUTE statement;
+	BEGIN		-- an id of its own, given out after those of the statement
+		CREATE TEMP TABLE probe ON COMMIT DROP AS SELECT 1 AS one;
+		SELECT xmin::text::xid8 FROM probe INTO nxt;
+		DROP TABLE probe;
+	EXCEPTION WHEN division_by_zero THEN NULL;
+	END;
+	RETURN nxt::text::bigint - before::text::bigint - 1;
+END $$;
+SELECT dualwrite.configure('late', 'mirror_on_error', 'queue');
+SELECT dualwrite.pause(name) FROM _dualwrite.migration;
+SELECT is(xids_of($$INSERT INTO lo_b1 (id, k, v) SELECT g, 'b', g FROM generate_series(300001, 300050) g$$), 1::bigint, 'where errors are queued: one subtransaction for an INSERT');
+SELECT is(xids_of($$INSERT INTO lo (id, k, v) SELECT g, 'b', g FROM generate_series(300051, 300100) g$$), 1::bigint, 'through the root, too');
+UPDATE ln SET own = 'row ' || v;
+SELECT is(xids_of('UPDATE lo_b1 SET id = id + 100 WHERE id > 300000'), 1::bigint, 'for key changes'); SELECT is(xids_of('DELETE FROM lo_b1 WHERE id > 300150'), 1::bigint, 'and a DELETE');
+SELECT is(differences('SELECT id, k, v FROM lo', 'SELECT id, k, v FROM ln'), 0::bigint, 'and all of it is mirrored');
+SELECT is((SELECT count(*) FROM ln WHERE own <> 'row ' || v), 0::bigint, 'with what is the new side''s own');
+SELECT dualwrite.resume(name) FROM _dualwrite.migration;
+
 -- What is partitioned by an expression can have no unique index, and so no key.
 CREATE TABLE pe (id int, v int) PARTITION BY RANGE ((id / 10));
 CREATE TABLE pe_1 PARTITION OF pe DEFAULT;
