@@ -9,6 +9,7 @@
 #include "postgres.h"
 
 #include "absorb.h"
+#include "execution.h"
 #include "expression.h"
 #include "mapping.h"
 #include "nesting.h"
@@ -592,7 +593,7 @@ dw_compile(const DwMapping *mapping, const DwMigration *migration, MemoryContext
 	compile_scope(&compiled->flow[DW_REVERSE], mapping, old_table, new_table);
 	compile_key_map(compiled, DW_FORWARD, old_table, new_table, mapping->key_columns);
 	compile_key_map(compiled, DW_REVERSE, new_table, old_table, mapping->old_key_columns);
-	compiled->early_children = !compiled->filled && has_references(new_table);
+	compiled->early_children = (!compiled->filled || dw_execution_is_initial_copy()) && has_references(new_table);
 	dw_owner_leave(&scope);
 
 	table_close(new_table, NoLock);

@@ -470,9 +470,24 @@ history_is_there(const DwMigration *migration)
 	return migration->phase >= DW_PHASE_BACKFILL && dw_backfill_progress(migration->id, &percent);
 }
 
+/* Is a subscription still to copy one of the migration's old tables? */
+static bool
+is_being_copied(const DwMigration *migration)
+{
+	DwSql		sql;
+	bool		result;
+
+	dw_sql_begin(&sql);
+	result = dw_sql("SELECT FROM pg_catalog.pg_subscription_rel s JOIN _dualwrite.mapping m ON m.old_table OPERATOR(pg_catalog.=) s.srrelid "
+					"WHERE m.migration_id = $1 AND s.srsubstate OPERATOR(pg_catalog.<>) ALL ('{s,r}') LIMIT 1",
+					1, (DwArg[]) {DW_INT4(migration->id)}) > 0;
+	dw_sql_end(&sql);
+	return result;
+}
+
 /*
  * Does a foreign key of the target fail only because another row is not there yet, or not gone yet?  A parent that is still
- * to be copied, or a key that was queued before or together with this one and does not itself wait like this.
+ * to be copied, by us or by a subscription, or a key that was queued before or together with this one and does not itself wait like this.
  */
 static bool
 waits_for_others(const DwBatch *batch, const DwQueued *queued, const DwError *failure)
@@ -485,6 +500,8 @@ waits_for_others(const DwBatch *batch, const DwQueued *queued, const DwError *fa
 		return false;
 	compiled = dw_compiled_get(batch->mapping_id);
 	if (compiled != NULL && compiled->early_children && !history_is_there(batch->migration))
+		return true;
+	if (is_being_copied(batch->migration))
 		return true;
 	begin_by_index(&sql);
 	waits = dw_sql("SELECT FROM _dualwrite.mapping m CROSS JOIN LATERAL (SELECT FROM _dualwrite.queue e WHERE e.mapping_id = m.id "

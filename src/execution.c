@@ -23,6 +23,8 @@
 #include "commands/trigger.h"
 #include "executor/executor.h"
 #include "nodes/parsenodes.h"
+#include "replication/logicalworker.h"
+#include "replication/worker_internal.h"
 #include "tcop/utility.h"
 #include "utils/fmgroids.h"
 
@@ -157,6 +159,12 @@ dw_execution_is_private(Relation rel, Oid target, List *target_leaves)
 		if (lfirst_oid(lc) == target || list_member_oid(target_leaves, lfirst_oid(lc)))
 			return false;
 	return true;
+}
+
+bool
+dw_execution_is_initial_copy(void)
+{
+	return IsLogicalWorker() && am_tablesync_worker();
 }
 
 /* What a statement's own writes have taken so far: the last one that was run, to be finished next. */

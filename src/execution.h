@@ -12,6 +12,11 @@
  * where it is not known.
  */
 extern bool dw_execution_is_private(Relation rel, Oid target, List *target_leaves);
+/*
+ * Is this a subscription's initial copy of a table?  Tables are copied in any order, children before their parents too, and
+ * their own foreign keys do not look.
+ */
+extern bool dw_execution_is_initial_copy(void);
 extern void dw_execution_init(void);
 
 #endif							/* DW_EXECUTION_H */

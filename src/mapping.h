@@ -79,8 +79,8 @@ typedef struct DwCompiled
 	bool		queue_errors;	/* forward mirrors queue what fails: shadow, or mirror_on_error = queue */
 	bool		discard;		/* shadow_discard: forward mirrors are tried and undone */
 	bool		broken;			/* shadow only: it does not compile, and the application must not notice */
-	bool		early_children;	/* new rows may reference rows that are still to be backfilled, or be referenced by rows
-								 * that wait in the queue for theirs: that much is queued, too */
+	bool		early_children;	/* new rows may reference rows that are still to be backfilled, or copied by a subscription, or be
+								 * referenced by rows that wait in the queue for theirs: that much is queued, too */
 	DwKeyShape	old_key;
 	DwKeyShape	new_key;
 	bool		new_is_foreign;

@@ -13,6 +13,7 @@
 
 #include "absorb.h"
 #include "cascade.h"
+#include "execution.h"
 #include "gather.h"
 #include "mirror.h"
 #include "nesting.h"
@@ -680,15 +681,16 @@ settle_early(void)
 }
 
 /*
- * Is somebody going to tell us when the statement is over?  Not on a subscriber; and a leaf that was attached later has no trigger
- * that would, so that we have ourselves called.
+ * Is somebody going to tell us when the statement is over?  A leaf that was attached later has no trigger that would, so that we
+ * have ourselves called; on a subscriber, which fires no such trigger either, it is over with the row, but for the initial
+ * copy of a table.
  */
 static bool
 is_told_of_the_end(const DwRowEvent *event)
 {
 	DwStatement *statement = dw_statement_find();
 
-	if (event->table->flushed || IsLogicalWorker())
+	if (IsLogicalWorker() ? !dw_execution_is_initial_copy() : event->table->flushed)
 		return !IsLogicalWorker();
 	return statement == NULL || (event->stored != NULL && dw_cascade_call(statement, event->rel, event->stored));
 }

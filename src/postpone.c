@@ -11,6 +11,7 @@
 #include "postgres.h"
 
 #include "absorb.h"
+#include "execution.h"
 #include "postpone.h"
 #include "propagate.h"
 #include "queue.h"
@@ -81,7 +82,7 @@ settle(void *arg)
 	AfterTriggerEndQuery(NULL);
 }
 
-/* While its parent may not have been backfilled, a child is queued, whatever the policy says of other errors. */
+/* While its parent may not have been backfilled, or copied by a subscription, a child is queued, whatever the policy says of other errors. */
 static bool
 is_missing_parent(int sqlstate)
 {
@@ -118,6 +119,16 @@ enqueue(const DwPostponed *postponed, const DwError *error)
 	/* a parent that is still to be backfilled says nothing about the mapping */
 	if (error != NULL && !(flow->compiled->early_children && is_missing_parent(error->sqlstate)))
 		dw_stats_count(flow->compiled->mapping_id, flow->direction, DW_COUNT_FAILED, 1);
+}
+
+/* Of a table whose parents are not copied yet no part is better than the whole. */
+static void
+enqueue_all(List *keys, const DwError *error)
+{
+	ListCell   *lc;
+
+	foreach(lc, keys)
+		enqueue(lfirst(lc), error);
 }
 
 /* The time that they took together is shared out among the keys. */
@@ -168,8 +179,8 @@ settle_all(DwStatement *statement, List *keys, bool undo)
 	INSTR_TIME_SET_CURRENT(start);
 	if (dw_try(settle, &settling, undo, n > 1 || flow->compiled->queue_errors ? NULL : is_missing_parent, &error))
 		count_settled(keys, start);
-	else if (n == 1)
-		enqueue(linitial(keys), &error);
+	else if (n == 1 || (is_missing_parent(error.sqlstate) && dw_execution_is_initial_copy()))
+		enqueue_all(keys, &error);
 	else
 	{
 		settle_all(statement, part_of(keys, 0, n / 2), undo);
@@ -207,15 +218,9 @@ dw_postponed_settle(DwStatement *statement)
 void
 dw_postponed_enqueue(DwStatement *statement)
 {
-	ListCell   *lc;
-
-	foreach(lc, statement->postponed)
-		enqueue(lfirst(lc), NULL);
-	foreach(lc, statement->moving)
-		enqueue(lfirst(lc), NULL);
-	foreach(lc, statement->moves)
-		enqueue(lfirst(lc), NULL);
-	foreach(lc, statement->cascaded)
-		enqueue(lfirst(lc), NULL);
+	enqueue_all(statement->postponed, NULL);
+	enqueue_all(statement->moving, NULL);
+	enqueue_all(statement->moves, NULL);
+	enqueue_all(statement->cascaded, NULL);
 	statement->postponed = statement->moving = statement->moves = statement->cascaded = NIL;
 }

@@ -151,7 +151,13 @@ $subscriber->poll_query_until('postgres', q{SELECT count(*) = 0 FROM pg_stat_sub
 $subscriber->safe_psql('postgres', 'DROP SUBSCRIPTION s');
 $subscriber->safe_psql('postgres', 'TRUNCATE a, b, p, c, d');
 is($subscriber->safe_psql('postgres', 'SELECT (SELECT count(*) FROM an) + (SELECT count(*) FROM cn)'), '0', 'the subscriber begins anew');
+# Children arrive before their parents, whose copy is held up: their own foreign keys let them in, and so must those of the new side.
+$subscriber->safe_psql('postgres', 'ALTER TABLE p ADD CONSTRAINT not_yet CHECK (false) NOT VALID');
 $subscriber->safe_psql('postgres', "CREATE SUBSCRIPTION s CONNECTION '$connection application_name=s' PUBLICATION pub WITH (two_phase = on)");
+ok($subscriber->poll_query_until('postgres', q{SELECT srsubstate IN ('s', 'r') FROM pg_subscription_rel WHERE srrelid = 'c'::regclass}), 'children before their parents: they are copied');
+is($subscriber->safe_psql('postgres', q{SELECT count(*) > 0, count(*) FILTER (WHERE p IS NOT NULL AND id::text NOT IN (SELECT key->>'id' FROM dualwrite.queue WHERE old_table = 'c'::regclass AND sqlstate = '23503')) FROM c}),
+	't|0', '... and queued');
+$subscriber->safe_psql('postgres', 'ALTER TABLE p DROP CONSTRAINT not_yet');
 $subscriber->wait_for_subscription_sync($publisher, 's');
 arrived('initial copy in verify');
 write_all(4000);
