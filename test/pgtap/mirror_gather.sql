@@ -272,5 +272,61 @@ SELECT ok(agree_on_hints(), 'keys that change');
 DELETE FROM ho WHERE w = 0;
 SELECT is((SELECT count(*) FROM hn), 0::bigint, 'DELETE of all rows, every one with older versions');
 
+-- What a statement itself reads of the new side, while it writes the old one, is what was there before it, for every row: our triggers
+-- fire when all its rows are written.  Triggers of the user read what is there after the row, but before the next.
+CREATE TABLE ro (id int PRIMARY KEY, v text);
+CREATE TABLE rn (id bigint PRIMARY KEY, v text);
+SELECT dualwrite.create_migration('looks', 'ro', 'rn');
+CALL dualwrite.run('looks', 'verify');
+CREATE FUNCTION there() RETURNS text LANGUAGE plpgsql VOLATILE AS $$ BEGIN RETURN (SELECT count(*) FROM rn); END $$;
+INSERT INTO ro SELECT g, there() FROM generate_series(1, 10) g;
+SELECT is((SELECT string_agg(DISTINCT v, ' ') FROM ro), '0', 'a function in an INSERT');
+SELECT results_eq($$WITH i AS (INSERT INTO ro SELECT g, 'x' FROM generate_series(11, 30) g RETURNING there() AS n) SELECT DISTINCT n FROM i$$, $$VALUES ('10')$$, 'in RETURNING');
+DO $$ DECLARE r record; BEGIN
+	FOR r IN DELETE FROM ro WHERE id > 20 RETURNING id LOOP
+		ASSERT NOT EXISTS (SELECT FROM rn WHERE id > 20), 'a loop over RETURNING begins when the statement is over';
+	END LOOP;
+	FOR r IN SELECT * FROM ro ORDER BY id LOOP
+		INSERT INTO ro SELECT r.id * 100 + g, 'loop' FROM generate_series(1, 5) g;
+		ASSERT (SELECT count(*) FROM rn WHERE id > 100) = r.id * 5, 'statements in a loop over a cursor';
+	END LOOP;
+END $$;
+SELECT is((SELECT count(*) FROM ro FULL JOIN rn USING (id) WHERE ro.v IS DISTINCT FROM rn.v), 0::bigint, 'loops over rows');
+DELETE FROM ro WHERE id > 100;
+CREATE TABLE read (op text, id int, old_v text, counterpart text);
+CREATE FUNCTION read_counterpart() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+	INSERT INTO read SELECT tg_op || tg_argv[0], coalesce(new.id, old.id), old.v, (SELECT rn.v FROM rn WHERE rn.id = coalesce(new.id, old.id));
+	RETURN NULL;
+END $$;
+CREATE TRIGGER read AFTER INSERT OR UPDATE OR DELETE ON ro FOR EACH ROW EXECUTE FUNCTION read_counterpart('');
+CREATE TRIGGER "!before us" AFTER INSERT OR UPDATE OR DELETE ON ro FOR EACH ROW EXECUTE FUNCTION read_counterpart(', first');
+INSERT INTO ro SELECT g, 'v' || g FROM generate_series(31, 40) g;
+UPDATE ro SET v = 'w' || id WHERE id > 30;
+DELETE FROM ro WHERE id > 30;
+SELECT is((SELECT string_agg(format('%s: %s of %s', op, good, all_of), '; ' ORDER BY op) FROM (SELECT op, count(*) AS all_of,
+	count(*) FILTER (WHERE counterpart IS NOT DISTINCT FROM CASE op WHEN 'INSERT' THEN 'v' || id WHEN 'INSERT, first' THEN NULL WHEN 'UPDATE' THEN 'w' || id WHEN 'UPDATE, first' THEN 'v' || id ELSE 'w' || id END) AS good
+	FROM read GROUP BY op) x), 'DELETE: 10 of 10; DELETE, first: 10 of 10; INSERT: 10 of 10; INSERT, first: 10 of 10; UPDATE: 10 of 10; UPDATE, first: 10 of 10',
+	'triggers read the counterpart of their own row: after ours it is mirrored, a deleted one still there');
+
+-- Values out of line that were written together are the new table's own.
+CREATE TABLE lo (id int PRIMARY KEY, ext text, comp text);
+CREATE TABLE ln (comp text, id bigint PRIMARY KEY, ext text);
+ALTER TABLE lo ALTER ext SET STORAGE EXTERNAL;
+ALTER TABLE ln ALTER comp SET STORAGE EXTERNAL;
+SELECT dualwrite.create_migration('long', 'lo', 'ln');
+CALL dualwrite.run('long', 'verify');
+INSERT INTO lo SELECT g, (SELECT string_agg(md5(g::text || i), '') FROM generate_series(1, 200) i), repeat('c' || g, 20000) FROM generate_series(1, 60) g;
+COPY lo TO '/tmp/dualwrite_gather';
+DELETE FROM lo WHERE id > 30;
+INSERT INTO lo SELECT id + 100, ext, comp FROM lo;
+DELETE FROM lo WHERE id <= 30;
+COPY lo FROM '/tmp/dualwrite_gather';
+CREATE TABLE kept AS SELECT id, md5(ext) AS e, md5(comp) AS c FROM lo;
+SELECT dualwrite.rollback('long', 'defined', force => true) \gset
+SELECT dualwrite.drop_migration('long');
+DROP TABLE lo;
+VACUUM ln;
+SELECT is((SELECT count(*) FROM kept k JOIN ln n ON n.id = k.id AND md5(n.ext) = k.e AND md5(n.comp) = k.c), 90::bigint, 'long values outlive the old table');
 \! rm -f /tmp/dualwrite_gather
 SELECT finish();
