@@ -82,6 +82,15 @@ CREATE TEMP TABLE first_seen AS SELECT key, detected_at FROM dualwrite.drift;
 SELECT is((SELECT missing + extra + different FROM dualwrite.reconcile('p')), 8::bigint, 'the same again');
 SELECT is((SELECT count(*) FROM dualwrite.drift JOIN first_seen USING (key, detected_at)), 8::bigint, 'a key has one row, however often it is seen');
 
+-- tables with personal data: keys alone are kept, and what was kept before goes when the key is seen again
+SELECT dualwrite.configure('p', 'drift_values', 'off');
+SELECT is((SELECT missing + extra + different FROM dualwrite.reconcile('p')), 8::bigint, 'found without keeping values, too');
+SELECT results_eq($$SELECT count(*), count(old_values), count(new_values), count(*) FILTER (WHERE columns <> '{}') FROM dualwrite.drift WHERE state = 'open'$$,
+	$$VALUES (8::bigint, 0::bigint, 0::bigint, 3::bigint)$$, 'by key and column, with nobody''s values');
+SELECT dualwrite.configure('p', 'drift_values', NULL);
+SELECT is((SELECT missing + extra + different FROM dualwrite.reconcile('p')), 8::bigint, 'found once more');
+SELECT is((SELECT count(old_values) + count(new_values) FROM dualwrite.drift WHERE state = 'open'), 11::bigint, 'now with values again');
+
 -- a sample closes nothing
 SELECT bypass('{person, person_new}', $$UPDATE person_new SET note = NULL WHERE id = 10$$);
 SELECT ok((SELECT rows_compared BETWEEN 50 AND 400 FROM dualwrite.reconcile('p', 10)), 'a sample compares about its share');
