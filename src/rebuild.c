@@ -320,17 +320,19 @@ next_of(List *list, TimestampTz *next_due)
 }
 
 /*
- * A change of phase has the migration's row, and will want our table.  Whoever has the table locked may be building an index
+ * A change of phase has the migration's row, and will want our table; one that came between our looks at the migration and at
+ * what is owed has made it wait for a copy that we know nothing of.  Whoever has the table locked may be building an index
  * himself: this very one, in another process of ours.
  */
 static bool
-may_begin(const Owed *owed)
+may_begin(const DwMigration *migration, const Owed *owed)
 {
 	DwSql		sql;
 	bool		available;
 
 	dw_sql_begin(&sql);
-	available = dw_sql("SELECT FROM _dualwrite.migration WHERE id = $1 FOR KEY SHARE SKIP LOCKED", 1, (DwArg[]) {DW_INT4(owed->migration_id)}) > 0;
+	available = dw_sql("SELECT FROM _dualwrite.migration WHERE id = $1 AND epoch = $2 FOR KEY SHARE SKIP LOCKED",
+					   2, (DwArg[]) {DW_INT4(migration->id), DW_INT4(migration->epoch)}) > 0;
 	dw_sql_end(&sql);
 	return available && ConditionalLockRelationOid(owed->table, ShareUpdateExclusiveLock);
 }
@@ -362,7 +364,7 @@ dw_rebuild_step(const DwMigration *migration, TimestampTz *next_due)
 	owed = next_of(list, next_due);
 	if (owed == NULL)
 		return analyze_next(migration->id) ? DW_STEP_WORKED : DW_STEP_IDLE;
-	if (dw_throttle_signals(migration->id, list_make1_oid(owed->table), dw_relation_owner(owed->table)) != NIL || !may_begin(owed))
+	if (dw_throttle_signals(migration->id, list_make1_oid(owed->table), dw_relation_owner(owed->table)) != NIL || !may_begin(migration, owed))
 	{
 		*next_due = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), LOCK_PAUSE_MS);
 		return DW_STEP_WAIT;

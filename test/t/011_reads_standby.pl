@@ -8,7 +8,7 @@ use Test::More;
 
 my $primary = PostgreSQL::Test::Cluster->new('primary');
 $primary->init(allows_streaming => 1);
-$primary->append_conf('postgresql.conf', "shared_preload_libraries = 'dualwrite'");
+$primary->append_conf('postgresql.conf', "shared_preload_libraries = 'dualwrite'\nwal_keep_size = 1GB");
 $primary->start;
 $primary->safe_psql('postgres', q{
 	CREATE EXTENSION dualwrite;

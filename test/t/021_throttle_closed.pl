@@ -12,6 +12,7 @@ shared_preload_libraries = 'dualwrite'
 dualwrite.throttle_max_active_per_core = 0
 dualwrite.throttle_max_lock_wait = 0
 autovacuum_naptime = 1s
+wal_keep_size = 1GB
 archive_mode = on
 archive_command = 'true'
 CONF
