@@ -18,6 +18,7 @@ $node->init(allows_streaming => 1);
 $node->append_conf('postgresql.conf', <<CONF);
 shared_preload_libraries = 'dualwrite'
 restart_after_crash = on
+wal_keep_size = 1GB
 max_worker_processes = 20
 dualwrite.throttle_max_active_per_core = 0
 CONF
