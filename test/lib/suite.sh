@@ -240,7 +240,7 @@ dw_run_pgtap()
 		return 0
 	}
 	dw_kind_cluster pgtap || { dw_record pgtap FAILED startup "no cluster"; return 0; }
-	dw_run psql -qX -c 'CREATE DATABASE pgtap_template' -c '\c pgtap_template' -c 'CREATE EXTENSION pgtap' >/dev/null
+	dw_run psql -qX -c 'CREATE DATABASE pgtap_template' -c '\c pgtap_template' -c 'CREATE EXTENSION pgtap' -f "$DW_WORK/src/test/lib/pgtap.sql" >/dev/null
 	for name in "$@"; do
 		file=$DW_WORK/src/test/pgtap/$name.sql
 		db=pgtap_$name
@@ -282,7 +282,9 @@ dw_run_perl()
 			PG_REGRESS="$pgxs/src/test/regress/pg_regress" PG_TEST_TIMEOUT_DEFAULT=300 \
 			TEMP_CONFIG="$DW_WORK/tap/pace.conf" \
 			prove -v -I "$perl" -I "$DW_WORK/src/test/t" "$DW_WORK/src/test/t/$name.pl"; then
-			for log in "$dir"/tmp_check/log/*; do
+			# a crash says most, then what made the script end; only then what the servers said
+			dw_bad_lines "$dir"/tmp_check/log/*.log | cut -c1-300 | sed 's/^/         /'
+			for log in "$dir/tmp_check/log/regress_log_$name" "$dir"/tmp_check/log/*.log; do
 				dw_show "$log" 40
 			done
 		fi

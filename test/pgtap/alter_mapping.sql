@@ -4,21 +4,6 @@
 SET client_min_messages = warning;
 SELECT no_plan();
 
-CREATE PROCEDURE await(condition text) LANGUAGE plpgsql AS $$
-DECLARE
-	met boolean;
-BEGIN
-	FOR i IN 1 .. 60000 LOOP
-		EXECUTE 'SELECT ' || condition INTO met;
-		COMMIT;
-		EXIT WHEN met;
-		PERFORM pg_sleep(0.01);
-	END LOOP;
-	IF met IS NOT TRUE THEN
-		RAISE EXCEPTION 'waited in vain for: %', condition;
-	END IF;
-END $$;
-
 CREATE TABLE o (id int PRIMARY KEY, a text, b text);
 CREATE TABLE n (id bigint PRIMARY KEY, a text, b text);
 INSERT INTO o SELECT g, 'a' || g, 'b' || g FROM generate_series(1, 2000) g;

@@ -226,20 +226,6 @@ SELECT set_eq('SELECT * FROM account_new', $$SELECT a.*, coalesce(e.remark, 'non
 CREATE EXTENSION dblink;
 SELECT dblink_connect('caller', format('host=%s port=%s dbname=%s user=%s', split_part(current_setting('unix_socket_directories'), ',', 1),
 	current_setting('port'), current_database(), current_user));
-CREATE PROCEDURE await(condition text) LANGUAGE plpgsql AS $$
-DECLARE
-	met boolean;
-BEGIN
-	FOR i IN 1 .. 60000 LOOP
-		EXECUTE 'SELECT ' || condition INTO met;
-		COMMIT;
-		EXIT WHEN met;
-		PERFORM pg_sleep(0.01);
-	END LOOP;
-	IF met IS NOT TRUE THEN
-		RAISE EXCEPTION 'waited in vain for: %', condition;
-	END IF;
-END $$;
 CREATE PROCEDURE begin_backfill(migration text) LANGUAGE plpgsql AS $$
 BEGIN
 	IF dblink_send_query('caller', format('CALL dualwrite.backfill(%L)', migration)) <> 1 THEN

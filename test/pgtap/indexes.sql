@@ -2,24 +2,6 @@
 SELECT no_plan();
 SET client_min_messages = warning;
 
--- Wait for a condition; each look at it is a command of its own.
-CREATE PROCEDURE await(condition text) LANGUAGE plpgsql AS $$
-DECLARE
-	fulfilled boolean;
-	give_up timestamptz := clock_timestamp() + interval '2 minutes';
-BEGIN
-	LOOP
-		EXECUTE 'SELECT ' || condition INTO fulfilled;
-		EXIT WHEN fulfilled;
-		IF clock_timestamp() > give_up THEN
-			RAISE EXCEPTION 'waited in vain for %', condition;
-		END IF;
-		COMMIT;
-		PERFORM pg_sleep(0.02);
-	END LOOP;
-END
-$$;
-
 -- In an index: its build stands still for as long as somebody has the advisory lock.
 CREATE FUNCTION held(t text) RETURNS text LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog AS $$
 BEGIN

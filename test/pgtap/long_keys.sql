@@ -3,34 +3,6 @@
 SELECT no_plan();
 SET client_min_messages = warning;
 
-CREATE PROCEDURE await(condition text) LANGUAGE plpgsql AS $$
-DECLARE
-	met boolean;
-BEGIN
-	FOR i IN 1 .. 60000 LOOP
-		EXECUTE 'SELECT ' || condition INTO met;
-		COMMIT;
-		EXIT WHEN met;
-		PERFORM pg_sleep(0.01);
-	END LOOP;
-	IF met IS NOT TRUE THEN
-		RAISE EXCEPTION 'waited in vain for: %', condition;
-	END IF;
-END $$;
-CREATE PROCEDURE bypass(VARIADIC statements text[]) LANGUAGE plpgsql AS $$
-DECLARE
-	statement text;
-BEGIN
-	ALTER TABLE o DISABLE TRIGGER USER;
-	ALTER TABLE n DISABLE TRIGGER USER;
-	FOREACH statement IN ARRAY statements LOOP
-		EXECUTE statement;
-	END LOOP;
-	FOR statement IN SELECT format('ALTER TABLE %s ENABLE ALWAYS TRIGGER %I', tgrelid::regclass, tgname) FROM pg_trigger
-		WHERE tgrelid IN ('o'::regclass, 'n'::regclass) AND NOT tgisinternal LOOP
-		EXECUTE statement;
-	END LOOP;
-END $$;
 -- bytes that cannot be compressed
 CREATE FUNCTION noise(seed int, bytes int) RETURNS bytea LANGUAGE sql IMMUTABLE AS $$
 	SELECT substr(string_agg(sha512(format('%s %s', seed, g)::bytea), ''::bytea ORDER BY g), 1, bytes) FROM generate_series(0, bytes / 64) AS g
@@ -63,7 +35,7 @@ SELECT results_eq('SELECT b, t, v FROM o ORDER BY t', 'SELECT b, t, v FROM n ORD
 
 -- drift
 CREATE VIEW found AS SELECT kind, count(*), count(DISTINCT key) AS keys FROM dualwrite.drift WHERE state = 'open' GROUP BY 1 ORDER BY 1;
-CALL bypass($$DELETE FROM n WHERE v LIKE 'v1%'$$, $$DELETE FROM o WHERE v LIKE 'v2%'$$, $$UPDATE n SET v = 'other' WHERE v LIKE 'v3%'$$);
+CALL bypass('{o, n}', $$DELETE FROM n WHERE v LIKE 'v1%'$$, $$DELETE FROM o WHERE v LIKE 'v2%'$$, $$UPDATE n SET v = 'other' WHERE v LIKE 'v3%'$$);
 SELECT results_eq($$SELECT missing, extra, different FROM dualwrite.reconcile('m')$$, $$VALUES (110::bigint, 110::bigint, 12::bigint)$$, 'what differs is found');
 SELECT results_eq('TABLE found', $$VALUES ('different', 12::bigint, 12::bigint), ('extra', 110, 110), ('missing', 110, 110)$$, 'and listed by key');
 SELECT results_eq($$SELECT missing, extra, different FROM dualwrite.reconcile('m')$$, $$VALUES (110::bigint, 110::bigint, 12::bigint)$$, 'seen again');
@@ -71,7 +43,7 @@ SELECT results_eq('TABLE found', $$VALUES ('different', 12::bigint, 12::bigint),
 SELECT dualwrite.ignore_drift('m', (SELECT key FROM dualwrite.drift WHERE old_values->>'v' = 'v300'), 'as it should be');
 SELECT is((SELECT different FROM dualwrite.reconcile('m')), 11::bigint, 'one is ignored');
 SELECT is(dualwrite.repair('m', (SELECT key FROM dualwrite.drift WHERE old_values->>'v' = 'v3')), 1::bigint, 'one is repaired');
-CALL bypass($$INSERT INTO n SELECT t, b, v FROM o WHERE v = 'v10'$$);
+CALL bypass('{o, n}', $$INSERT INTO n SELECT t, b, v FROM o WHERE v = 'v10'$$);
 SELECT is(dualwrite.repair('m'), 229::bigint, 'all the others');
 SELECT is((SELECT state FROM dualwrite.drift WHERE old_values->>'v' = 'v10'), 'gone', 'one agreed by itself');
 SELECT is((SELECT missing + extra + different FROM dualwrite.reconcile('m')), 0::bigint, 'both sides agree');
@@ -80,7 +52,7 @@ SELECT is((SELECT missing + extra + different FROM dualwrite.reconcile('m')), 0:
 SELECT dualwrite.configure('m', 'drift_max_keys', '20');
 SELECT dualwrite.configure('m', 'reconcile_chunk_ms', '1');
 SELECT dualwrite.configure('m', 'reconcile_repair', 'on');
-CALL bypass($$DELETE FROM n WHERE v LIKE 'v%'$$, $$INSERT INTO n SELECT long_key(g), noise(g, 1300), 'extra' FROM generate_series(1, 50) AS g$$);
+CALL bypass('{o, n}', $$DELETE FROM n WHERE v LIKE 'v%'$$, $$INSERT INTO n SELECT long_key(g), noise(g, 1300), 'extra' FROM generate_series(1, 50) AS g$$);
 SELECT dualwrite.reconcile('m', background => true);
 CALL await($$NOT EXISTS (SELECT FROM _dualwrite.reconcile_pass WHERE finished_at IS NULL)$$);
 SELECT results_eq($$SELECT repaired, missing, extra FROM dualwrite.drift_history ORDER BY finished_at DESC LIMIT 1$$,

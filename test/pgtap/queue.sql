@@ -2,21 +2,6 @@
 SELECT no_plan();
 SET client_min_messages = warning;
 
--- Wait for a condition; each look at it is a command of its own.
-CREATE PROCEDURE await(condition text) LANGUAGE plpgsql AS $$
-DECLARE
-	met boolean;
-BEGIN
-	FOR i IN 1 .. 60000 LOOP
-		EXECUTE 'SELECT ' || condition INTO met;
-		COMMIT;
-		EXIT WHEN met;
-		PERFORM pg_sleep(0.01);
-	END LOOP;
-	IF met IS NOT TRUE THEN
-		RAISE EXCEPTION 'waited in vain for: %', condition;
-	END IF;
-END $$;
 CREATE VIEW entry AS SELECT q.*, g.name AS migration, m.ordinal FROM _dualwrite.queue q JOIN _dualwrite.mapping m ON m.id = q.mapping_id
 	JOIN _dualwrite.migration g ON g.id = m.migration_id;
 

@@ -2,22 +2,6 @@
 -- dualwrite.diagnose says about a migration.
 SELECT no_plan();
 
--- Wait for a condition.
-CREATE PROCEDURE await(condition text) LANGUAGE plpgsql AS $$
-DECLARE
-	met boolean;
-BEGIN
-	FOR i IN 1 .. 60000 LOOP
-		EXECUTE 'SELECT ' || condition INTO met;
-		COMMIT;
-		EXIT WHEN met;
-		PERFORM pg_sleep(0.01);
-	END LOOP;
-	IF met IS NOT TRUE THEN
-		RAISE EXCEPTION 'waited in vain for: %', condition;
-	END IF;
-END $$;
-
 CREATE TABLE a (id int PRIMARY KEY, v text);
 CREATE TABLE b (id bigint PRIMARY KEY, v text);
 INSERT INTO a SELECT g, 'v' || g FROM generate_series(1, 20000) AS g;

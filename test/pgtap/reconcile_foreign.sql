@@ -3,21 +3,6 @@
 SELECT no_plan();
 SET client_min_messages = warning;
 
-CREATE PROCEDURE await(condition text) LANGUAGE plpgsql AS $$
-DECLARE
-	met boolean;
-BEGIN
-	FOR i IN 1 .. 60000 LOOP
-		EXECUTE 'SELECT ' || condition INTO met;
-		COMMIT;
-		EXIT WHEN met;
-		PERFORM pg_sleep(0.01);
-	END LOOP;
-	IF met IS NOT TRUE THEN
-		RAISE EXCEPTION 'waited in vain for: %', condition;
-	END IF;
-END $$;
-
 CREATE EXTENSION postgres_fdw;
 DO $$
 BEGIN

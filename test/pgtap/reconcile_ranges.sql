@@ -4,26 +4,6 @@ SELECT no_plan();
 SET client_min_messages = warning;
 SELECT setseed(0.25);
 
-CREATE PROCEDURE bypass(tables regclass[], VARIADIC statements text[]) LANGUAGE plpgsql AS $$
-DECLARE
-	t record;
-	statement text;
-BEGIN
-	CREATE TEMP TABLE silenced ON COMMIT DROP AS SELECT tgrelid::regclass AS relation, tgname FROM pg_trigger
-		WHERE tgrelid IN (SELECT p.relid FROM unnest(tables) AS u (relid), pg_partition_tree(u.relid) AS p UNION SELECT unnest(tables))
-			AND tgparentid = 0 AND tgname LIKE '%dualwrite\_%' AND tgenabled = 'A';
-	FOR t IN SELECT * FROM silenced LOOP
-		EXECUTE format('ALTER TABLE %s DISABLE TRIGGER %I', t.relation, t.tgname);
-	END LOOP;
-	FOREACH statement IN ARRAY statements LOOP
-		EXECUTE statement;
-	END LOOP;
-	FOR t IN SELECT * FROM silenced LOOP
-		EXECUTE format('ALTER TABLE %s ENABLE ALWAYS TRIGGER %I', t.relation, t.tgname);
-	END LOOP;
-	DROP TABLE silenced;
-END $$;
-
 -- The most ranges that a pass of this migration was seen to have.
 CREATE PROCEDURE compared(name text, INOUT most int) LANGUAGE plpgsql AS $$
 DECLARE

@@ -4,26 +4,6 @@ SELECT no_plan();
 SET client_min_messages = warning;
 SELECT setseed(0.5);
 
--- Run statements past the mirrors of two tables.
-CREATE PROCEDURE bypass(tables regclass[], VARIADIC statements text[]) LANGUAGE plpgsql AS $$
-DECLARE
-	t record;
-	statement text;
-BEGIN
-	CREATE TEMP TABLE silenced ON COMMIT DROP AS SELECT tgrelid::regclass AS relation, tgname FROM pg_trigger
-		WHERE tgrelid = ANY (tables) AND tgname LIKE '%dualwrite\_%' AND tgenabled = 'A';
-	FOR t IN SELECT * FROM silenced LOOP
-		EXECUTE format('ALTER TABLE %s DISABLE TRIGGER %I', t.relation, t.tgname);
-	END LOOP;
-	FOREACH statement IN ARRAY statements LOOP
-		EXECUTE statement;
-	END LOOP;
-	FOR t IN SELECT * FROM silenced LOOP
-		EXECUTE format('ALTER TABLE %s ENABLE ALWAYS TRIGGER %I', t.relation, t.tgname);
-	END LOOP;
-	DROP TABLE silenced;
-END $$;
-
 CREATE PROCEDURE compared(name text) LANGUAGE plpgsql AS $$
 DECLARE
 	pass bigint;

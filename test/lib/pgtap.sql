@@ -1,0 +1,36 @@
+-- What every test of the kind pgtap finds in its database, besides pgTAP and dualwrite.
+
+-- Wait for a condition; each look at it is a command of its own.
+CREATE PROCEDURE await(condition text) LANGUAGE plpgsql AS $$
+DECLARE
+	met boolean;
+	give_up timestamptz := clock_timestamp() + interval '10 minutes';
+BEGIN
+	LOOP
+		EXECUTE 'SELECT ' || condition INTO met;
+		COMMIT;
+		EXIT WHEN met;
+		IF clock_timestamp() > give_up THEN
+			RAISE EXCEPTION 'waited in vain for: %', condition;
+		END IF;
+		PERFORM pg_sleep(0.01);
+	END LOOP;
+END $$;
+
+-- Run statements past the mirrors of these tables and of their partitions, as a careless superuser might.
+CREATE PROCEDURE bypass(tables regclass[], VARIADIC statements text[]) LANGUAGE plpgsql AS $$
+DECLARE
+	statement text;
+	off text[];
+	back text[];
+BEGIN
+	SELECT coalesce(array_agg(format('ALTER TABLE ONLY %s DISABLE TRIGGER %I', t.tgrelid::regclass, t.tgname)), '{}'),
+		coalesce(array_agg(format('ALTER TABLE ONLY %s ENABLE ALWAYS TRIGGER %I', t.tgrelid::regclass, t.tgname)), '{}')
+	INTO off, back
+	FROM pg_trigger t JOIN pg_proc p ON p.oid = t.tgfoid JOIN pg_namespace n ON n.oid = p.pronamespace
+	WHERE n.nspname = '_dualwrite' AND t.tgenabled = 'A' AND t.tgrelid IN
+		(SELECT unnest(tables) UNION SELECT tree.relid FROM unnest(tables) AS root, pg_partition_tree(root) AS tree);
+	FOREACH statement IN ARRAY off || statements || back LOOP
+		EXECUTE statement;
+	END LOOP;
+END $$;
