@@ -404,14 +404,10 @@ compile_scope(DwFlow *reverse, const DwMapping *mapping, Relation old_table, Rel
 }
 
 static bool
-has_triggers(Relation rel)
+is_any(const Trigger *trigger)
 {
-	TriggerDesc *triggers = rel->trigdesc;
-
-	for (int i = 0; triggers != NULL && i < triggers->numtriggers; i++)
-		if (!dw_is_own_trigger(&triggers->triggers[i]))
-			return true;
-	return false;
+	(void) trigger;
+	return true;
 }
 
 static void
@@ -429,7 +425,7 @@ compile_flow(DwCompiled *compiled, DwDirection direction, Relation source, Relat
 	flow->target = RelationGetRelid(target);
 	flow->source_owner = source->rd_rel->relowner;
 	flow->target_owner = target->rd_rel->relowner;
-	flow->target_has_triggers = has_triggers(target);
+	flow->target_has_triggers = dw_has_other_trigger(target, is_any);
 	flow->target_runs_code = dw_relation_runs_user_code(target);
 	flow->source_key = direction == DW_FORWARD ? &compiled->old_key : &compiled->new_key;
 	flow->target_key = direction == DW_FORWARD ? &compiled->new_key : &compiled->old_key;

@@ -63,11 +63,10 @@ is_check(const Trigger *trigger)
 	}
 }
 
+/* triggers: a copy, not the relation cache's (see dw_is_own_trigger). */
 static bool
-has_only_known_triggers(Execution *execution, Relation rel)
+has_only_known_triggers(Execution *execution, TriggerDesc *triggers)
 {
-	TriggerDesc *triggers = rel->trigdesc;
-
 	for (int i = 0; triggers != NULL && i < triggers->numtriggers; i++)
 	{
 		Trigger    *trigger = &triggers->triggers[i];
@@ -91,10 +90,10 @@ all_have_only_known_triggers(Execution *execution, List *relations)
 	{
 		ResultRelInfo *rri = lfirst(lc);
 
-		if (!has_only_known_triggers(execution, rri->ri_RelationDesc))
+		if (!has_only_known_triggers(execution, rri->ri_TrigDesc))
 			return false;
 		if (rri->ri_RootResultRelInfo != NULL &&
-			!has_only_known_triggers(execution, rri->ri_RootResultRelInfo->ri_RelationDesc))
+			!has_only_known_triggers(execution, rri->ri_RootResultRelInfo->ri_TrigDesc))
 			return false;
 	}
 	return true;
@@ -114,7 +113,7 @@ judge(Execution *execution, Relation rel)
 			all_have_only_known_triggers(execution, estate->es_tuple_routing_result_relations);
 	}
 	else
-		execution->private = has_only_known_triggers(execution, rel);
+		execution->private = has_only_known_triggers(execution, CopyTriggerDesc(rel->trigdesc));
 	execution->judged = true;
 	MemoryContextSwitchTo(old);
 }

@@ -282,7 +282,7 @@ get_compiled(int32 mapping_id, bool for_trigger)
 
 	before = invalidations;
 	compiled = build_compiled(mapping_id, for_trigger);
-	/* what was invalidated meanwhile is good enough for now, under the caller's lock, but not for next time */
+	/* what was invalidated meanwhile serves this once, under the caller's lock, but not for next time */
 	if (compiled != NULL && before != invalidations)
 		compiled->valid = false;
 	entry = hash_search(compiled_cache, &mapping_id, HASH_ENTER, &found);

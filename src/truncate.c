@@ -75,15 +75,9 @@ owns_whole_target(DwFlow *flow)
 
 /* Triggers that a mirrored write must not fire. */
 static bool
-has_truncate_triggers(Relation rel)
+is_truncate_trigger(const Trigger *trigger)
 {
-	TriggerDesc *triggers = rel->trigdesc;
-
-	for (int i = 0; triggers != NULL && i < triggers->numtriggers; i++)
-		if (TRIGGER_FOR_TRUNCATE(triggers->triggers[i].tgtype) &&
-			!dw_is_own_trigger(&triggers->triggers[i]))
-			return true;
-	return false;
+	return TRIGGER_FOR_TRUNCATE(trigger->tgtype);
 }
 
 /* Would TRUNCATE refuse the target, or fire what it should not? */
@@ -97,7 +91,7 @@ forbids_truncate(Oid target)
 		Relation	rel = table_open(lfirst_oid(lc), NoLock);
 		/* an open cursor; checks that wait for the commit */
 		bool		forbids = rel->rd_refcnt > 1 || AfterTriggerPendingOnRel(RelationGetRelid(rel)) ||
-			has_truncate_triggers(rel);
+			dw_has_other_trigger(rel, is_truncate_trigger);
 
 		table_close(rel, NoLock);
 		if (forbids)

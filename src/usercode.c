@@ -23,6 +23,18 @@ dw_is_own_trigger(const Trigger *trigger)
 		get_func_namespace(trigger->tgfoid) == get_namespace_oid("_dualwrite", true);
 }
 
+bool
+dw_has_other_trigger(Relation rel, bool (*wanted) (const Trigger *trigger))
+{
+	TriggerDesc *triggers = CopyTriggerDesc(rel->trigdesc);
+	bool		found = false;
+
+	for (int i = 0; triggers != NULL && i < triggers->numtriggers && !found; i++)
+		found = wanted(&triggers->triggers[i]) && !dw_is_own_trigger(&triggers->triggers[i]);
+	FreeTriggerDesc(triggers);
+	return found;
+}
+
 static bool
 is_user_function(Oid function, void *context)
 {
@@ -54,17 +66,10 @@ constraints_run_user_code(TupleConstr *constr)
 
 /* Internal triggers are those of foreign keys, which see to themselves; ours are in C. */
 static bool
-triggers_run_user_code(TriggerDesc *triggers)
+runs_user_code(const Trigger *trigger)
 {
-	for (int i = 0; triggers != NULL && i < triggers->numtriggers; i++)
-	{
-		Trigger    *trigger = &triggers->triggers[i];
-
-		if (!trigger->tgisinternal && !dw_is_own_trigger(trigger) &&
-			(trigger->tgenabled == TRIGGER_FIRES_ALWAYS || trigger->tgenabled == TRIGGER_FIRES_ON_REPLICA))
-			return true;
-	}
-	return false;
+	return !trigger->tgisinternal &&
+		(trigger->tgenabled == TRIGGER_FIRES_ALWAYS || trigger->tgenabled == TRIGGER_FIRES_ON_REPLICA);
 }
 
 bool
@@ -85,7 +90,7 @@ dw_relation_runs_user_code(Relation rel)
 			if (key->partopfamily[i] >= FirstNormalObjectId)
 				return true;
 	}
-	return constraints_run_user_code(desc->constr) || triggers_run_user_code(rel->trigdesc);
+	return constraints_run_user_code(desc->constr) || dw_has_other_trigger(rel, runs_user_code);
 }
 
 bool

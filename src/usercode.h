@@ -9,8 +9,13 @@
 #include "utils/rel.h"
 #include "utils/reltrigger.h"
 
-/* Is it one of the extension's?  Users may name theirs like ours. */
+/*
+ * Is it one of the extension's?  Users may name theirs like ours.  Reads catalogs, and so may have the relation cache built
+ * anew: the trigger must be of a copy, as the executor's are, never of rel->trigdesc itself.
+ */
 extern bool dw_is_own_trigger(const Trigger *trigger);
+/* Has the relation a trigger that is not one of ours and is wanted?  wanted may read catalogs. */
+extern bool dw_has_other_trigger(Relation rel, bool (*wanted) (const Trigger *trigger));
 /*
  * Columns of types, constraints, defaults, generated columns, partition keys and triggers of the relation itself.
  * Says yes when in doubt.
