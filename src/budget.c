@@ -3,7 +3,8 @@
  *
  * Who begins a piece of work books it, as a debt of the migration that wears off at the rate of the limit; nobody begins
  * while there is debt.  So the workers together keep to the limit whatever their number, a new limit counts at once, and
- * nothing is left behind by a worker that dies.
+ * nothing is left behind by a worker that dies.  What nobody used is lost but for a moment's worth, so that waking a little
+ * late every time does not make a slower rate of it.
  *
  * Nothing here waits, and nothing raises an error.
  */
@@ -16,6 +17,9 @@
 
 #include "miscadmin.h"
 #include "utils/timestamp.h"
+
+/* The most that can be had in advance, in seconds of the rate. */
+#define DW_CREDIT_S 0.01
 
 /* Of this process alone, where there is no shared memory or no room left in it. */
 static DwBudgetSlot own;
@@ -46,7 +50,7 @@ worn_off(double debt, double rate, double seconds)
 {
 	if (rate <= 0)
 		return 0;
-	return debt > 0 ? Max(0, debt - rate * seconds) : debt;
+	return Max(-rate * DW_CREDIT_S, debt - rate * seconds);
 }
 
 static void

@@ -3,7 +3,9 @@
  *
  * A batch is as many blocks as can be copied in backfill_batch_ms, by what this process has seen of speed; the limits in rows
  * and megabytes a second hold for all processes of the migration together (budget.c).  Where there is such a limit, somebody
- * wants the copy to go unnoticed: batches are small then and many, as one that takes a second's amount at once is a burst.
+ * wants the copy to go unnoticed: batches are small then and many.  A process keeps its processor for up to a scheduler's
+ * slice (3 ms of Linux'), and who is woken there meanwhile waits; of batches that take less than a millisecond others see
+ * next to nothing (test/bench/latency).
  */
 #include "postgres.h"
 
@@ -17,7 +19,7 @@
 /* Blocks of the first batch that a process does. */
 #define DW_FIRST_BLOCKS 16
 /* Where rows or megabytes are limited: a batch is no more than what they allow in this time, ms, and takes this long at most. */
-#define DW_LIMITED_SPAN_MS 50
+#define DW_LIMITED_SPAN_MS 10
 #define DW_LIMITED_BATCH_MS 20
 /* Longest wait before the limits are looked at again, ms: they may have been changed. */
 #define DW_LONGEST_WAIT_MS 1000
