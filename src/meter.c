@@ -1,5 +1,5 @@
 /*
- * meter.c: what a slice has found so far, and whether it has to end.
+ * meter.c: what a slice has found so far, when it takes a rest, and whether it has to end.
  */
 #include "postgres.h"
 
@@ -7,6 +7,7 @@
 
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
+#include "utils/wait_event.h"
 
 /* Differences are kept in memory until the slice ends; past so many bytes it ends early. */
 #define DW_SLICE_BYTES (16 * 1024 * 1024)
@@ -17,7 +18,8 @@
 DwMeter
 dw_meter_start(DwSlice *slice, MemoryContext results)
 {
-	DwMeter		meter = {.slice = slice, .results = results, .start = GetCurrentTimestamp()};
+	TimestampTz now = GetCurrentTimestamp();
+	DwMeter		meter = {.slice = slice, .results = results, .start = now, .spell = now};
 
 	return meter;
 }
@@ -42,11 +44,34 @@ dw_meter_keep(DwMeter *meter, const DwDifference *found)
 	MemoryContextSwitchTo(old);
 }
 
+/* A latch cannot be awaited for less than a millisecond. */
+static void
+rest(DwMeter *meter)
+{
+	TimestampTz before = GetCurrentTimestamp();
+
+	pgstat_report_wait_start(PG_WAIT_EXTENSION);
+	pg_usleep(meter->slice->rest_us);
+	pgstat_report_wait_end();
+	meter->spell = GetCurrentTimestamp();
+	meter->slice->rested_us += meter->spell - before;
+}
+
+static bool
+time_is_up(DwMeter *meter)
+{
+	TimestampTz now = GetCurrentTimestamp();
+
+	if (TimestampDifferenceExceeds(meter->start, now, meter->slice->max_ms))
+		return true;
+	if (meter->slice->rest_us > 0 && now - meter->spell >= DW_SPELL_US)
+		rest(meter);
+	return false;
+}
+
 bool
 dw_meter_full(DwMeter *meter)
 {
 	meter->rows++;
-	return meter->bytes >= DW_SLICE_BYTES ||
-		(meter->rows % DW_CLOCK_ROWS == 0 &&
-		 TimestampDifferenceExceeds(meter->start, GetCurrentTimestamp(), meter->slice->max_ms));
+	return meter->bytes >= DW_SLICE_BYTES || (meter->rows % DW_CLOCK_ROWS == 0 && time_is_up(meter));
 }

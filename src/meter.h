@@ -11,6 +11,7 @@ typedef struct DwMeter
 	DwSlice    *slice;
 	MemoryContext results;
 	TimestampTz start;
+	TimestampTz spell;			/* at work without a rest since */
 	Size		bytes;			/* of the differences */
 	int64		rows;
 } DwMeter;
@@ -19,7 +20,7 @@ typedef struct DwMeter
 extern DwMeter dw_meter_start(DwSlice *slice, MemoryContext results);
 /* NULL is allowed: it agrees. */
 extern void dw_meter_keep(DwMeter *meter, const DwDifference *found);
-/* One more row is done: enough? */
+/* One more row is done: enough?  Rests now and then where the slice asks for it. */
 extern bool dw_meter_full(DwMeter *meter);
 
 #endif							/* DW_METER_H */

@@ -133,20 +133,25 @@ room_left(const DwMigration *migration, const DwPass *pass)
 	return Max(0, dw_setting_int(migration->id, "drift_max_keys") - pass->found_before - dw_pass_found(pass));
 }
 
-/* A slice of a range, of that time at most; what it finds is recorded, and added to the pass. */
+/* A slice of a range, of that time at most; what it finds is recorded, and added to the pass.  share: NULL for all the time. */
 static DwProgress
-compare_chunk(const DwMigration *migration, DwPass *pass, DwRange *range, int max_ms)
+compare_chunk(const DwMigration *migration, DwPass *pass, DwRange *range, int max_ms, DwShare *share)
 {
 	DwSlice		slice = {
 		.range = *range,
 		.mark = pass->since,
-		.max_ms = max_ms,
+		.max_ms = share ? dw_share_slice_ms(share, max_ms) : max_ms,
+		.rest_us = share ? dw_share_rest_us(share) : 0,
 		.percent = pass->sample_percent,
 		.seed = (uint32) pass->id,
 	};
 
+	bool		there = dw_slice_run(pass->mapping_id, &slice);
+
+	if (share != NULL)
+		share->rested_us += slice.rested_us;
 	/* read after the snapshot: if the phase is the same still, it was so when the snapshot was taken */
-	if (!dw_slice_run(pass->mapping_id, &slice) || epoch_has_changed(migration))
+	if (!there || epoch_has_changed(migration))
 		return DW_PROGRESS_VOID;
 	if (slice.out_of_step)
 		return DW_PROGRESS_ANEW;
@@ -347,7 +352,7 @@ work_range(StepWork *work, DwRange *range)
 	part.rows_compared = 0;
 	part.found_before = dw_pass_found(pass);
 	memset(&part.found, 0, sizeof(part.found));
-	switch (compare_chunk(work->migration, &part, range, dw_share_slice_ms(&work->share, longest_ms)))
+	switch (compare_chunk(work->migration, &part, range, longest_ms, &work->share))
 	{
 		case DW_PROGRESS_VOID:
 			break;
@@ -613,7 +618,7 @@ compare_range(const DwMigration *migration, DwPass *pass, DwRange *range, Memory
 	{
 		CHECK_FOR_INTERRUPTS();
 		MemoryContextSwitchTo(chunk);
-		progress = compare_chunk(migration, pass, range, DW_CHUNK_MS_FOREGROUND);
+		progress = compare_chunk(migration, pass, range, DW_CHUNK_MS_FOREGROUND, NULL);
 		MemoryContextSwitchTo(old);
 		range->span.last_key = copy_key(range->span.last_key);
 		MemoryContextReset(chunk);

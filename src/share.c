@@ -1,22 +1,24 @@
 /*
  * share.c: which share of the time a comparison works while applications want the machine.
  *
- * While client sessions are at work, slices are short and each is followed by a rest, outside of any transaction, so that
- * all processes of the comparison together work for reconcile_share percent of the time.  While there are none, it goes as fast as
- * it can.  Nothing here waits.
+ * While client sessions are at work, slices are short, and there are rests within each and behind it, so that all processes
+ * of the comparison together work for reconcile_share percent of the time.  While there are none, it goes as fast as it can.
+ * Nothing here waits.
  */
 #include "postgres.h"
 
 #include "settings.h"
 #include "share.h"
+#include "slice.h"
 #include "throttle.h"
 #include "worker.h"
 
 /*
- * Length of a slice in company, ms.  What an application notices is how long it had to do with one processor less, so this
- * is short; the rest of a step (claiming a range, noting how far it got) is about a millisecond.
+ * A slice in company is to have so much work, ms, as beginning and ending a step (claiming a range, noting how far it got) is
+ * about a millisecond of it; but it holds a snapshot for no longer than that, however much of the time it rests.
  */
 #define DW_SLICE_IN_COMPANY_MS 20
+#define DW_SNAPSHOT_IN_COMPANY_MS 100
 
 DwShare
 dw_share_begin(int32 migration_id, bool helper)
@@ -28,6 +30,7 @@ dw_share_begin(int32 migration_id, bool helper)
 	if (helper && sharing > 1)
 		sharing--;
 	share.ratio = percent >= 100 ? 1 : percent / 100 / sharing;
+	share.rested_us = 0;
 	share.company = share.ratio < 1 && dw_throttle_in_company();
 	INSTR_TIME_SET_CURRENT(share.start);
 	return share;
@@ -36,7 +39,15 @@ dw_share_begin(int32 migration_id, bool helper)
 int
 dw_share_slice_ms(const DwShare *share, int longest_ms)
 {
-	return share->company ? Min(longest_ms, DW_SLICE_IN_COMPANY_MS) : longest_ms;
+	if (!share->company)
+		return longest_ms;
+	return Min(longest_ms, (int) Min(DW_SLICE_IN_COMPANY_MS / share->ratio, DW_SNAPSHOT_IN_COMPANY_MS));
+}
+
+int
+dw_share_rest_us(const DwShare *share)
+{
+	return share->company ? (int) (DW_SPELL_US * (1 - share->ratio) / share->ratio) : 0;
 }
 
 long
@@ -49,9 +60,9 @@ dw_share_rest(const DwShare *share)
 		return 0;
 	INSTR_TIME_SET_CURRENT(now);
 	INSTR_TIME_SUBTRACT(now, share->start);
-	took_ms = INSTR_TIME_GET_MILLISEC(now);
+	took_ms = INSTR_TIME_GET_MILLISEC(now) - share->rested_us / 1000.0;
 	/* it was long because there was nobody, who came later */
 	if (!share->company)
 		took_ms = Min(took_ms, DW_SLICE_IN_COMPANY_MS);
-	return Max(1, dw_throttle_rest(took_ms, share->ratio));
+	return Max(1, dw_throttle_rest(took_ms, share->ratio) - share->rested_us / 1000);
 }

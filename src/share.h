@@ -13,13 +13,15 @@ typedef struct DwShare
 {
 	double		ratio;			/* of the time, for this process */
 	bool		company;		/* client sessions were at work when it began */
+	int64		rested_us;		/* within its slice */
 	instr_time	start;
 } DwShare;
 
 /* helper: does this process share the ranges of a pass with other helpers, and the migration's first process has no part in it? */
 extern DwShare dw_share_begin(int32 migration_id, bool helper);
-/* How long a slice may be that could take so long. */
+/* How long a slice may be that could take so long, and how long it rests after each spell of work (see slice.h). */
 extern int	dw_share_slice_ms(const DwShare *share, int longest_ms);
+extern int	dw_share_rest_us(const DwShare *share);
 /* The step ends: milliseconds to rest before the next one, for there are client sessions at work; 0: there are none. */
 extern long dw_share_rest(const DwShare *share);
 
