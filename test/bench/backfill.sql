@@ -1,7 +1,7 @@
 /*
  * Copying history, side by side: the same rows into an empty table with a primary key and a secondary index, by the
  * techniques in use and by dualwrite's workers, their start included.  A plain INSERT … SELECT, which everything is held
- * against, is done again in between: its mean counts.
+ * against, and dualwrite with one worker and with two are done three times in turn: their means count.
  */
 \set QUIET on
 \pset footer off
@@ -133,26 +133,19 @@ BEGIN
 END $$;
 
 -- Each run begins with clean buffers.
+\set forget 'SELECT dualwrite.rollback(''bench'', ''defined''); SELECT dualwrite.drop_migration(''bench'');'
+\set round 'CHECKPOINT; CALL bench.insert_select(); CHECKPOINT; CALL bench.dualwrite(''dualwrite, one worker'', 1, ''keep'');' :forget
+\set round :round 'CHECKPOINT; CALL bench.dualwrite(''dualwrite, two workers'', 2, ''keep'');' :forget
 SET bench.bin = :'bin';
+\o /dev/null
 CALL bench.insert_select(); DELETE FROM bench.result;
-VACUUM (FREEZE) o; CHECKPOINT;
-CALL bench.insert_select();
-CHECKPOINT;
-CALL bench.dualwrite('dualwrite, one worker', 1, 'keep');
-SELECT dualwrite.rollback('bench', 'defined') \g /dev/null
-SELECT dualwrite.drop_migration('bench') \g /dev/null
-CHECKPOINT;
-CALL bench.insert_select();
-CHECKPOINT;
-CALL bench.dualwrite('dualwrite, two workers', 2, 'keep');
-SELECT dualwrite.rollback('bench', 'defined') \g /dev/null
-SELECT dualwrite.drop_migration('bench') \g /dev/null
+VACUUM (FREEZE) o;
+:round
+:round
+:round
 CHECKPOINT;
 CALL bench.dualwrite('dualwrite, one worker, indexes afterwards', 1, 'afterwards');
-SELECT dualwrite.rollback('bench', 'defined') \g /dev/null
-SELECT dualwrite.drop_migration('bench') \g /dev/null
-CHECKPOINT;
-CALL bench.insert_select();
+:forget
 CHECKPOINT;
 CALL bench.copy();
 CHECKPOINT;
@@ -160,6 +153,7 @@ CALL bench.keyset();
 VACUUM (FREEZE) o; CHECKPOINT;
 CALL bench.touch();
 
+\o
 CREATE VIEW bench.summary AS
 	SELECT min(r.ordinal) AS ordinal, r.technique, avg(r.seconds) AS seconds, avg(r.wal_bytes) AS wal_bytes, max(r.dirtied) AS dirtied, max(r.memory_kb) AS memory_kb,
 		avg(r.seconds) / (SELECT avg(i.seconds) FROM bench.result i WHERE i.technique = 'INSERT … SELECT') AS ratio
