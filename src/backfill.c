@@ -50,8 +50,6 @@
 #define DW_LOCKED_MS 100
 #define DW_BESIDE_MS 100
 #define DW_UNREACHABLE_MS 5000
-/* Reading the signals holds others up for moments (pg_locks stands still for it), so small batches do not read them each time. */
-#define DW_SIGNALS_MS 50
 
 /* A step under way. */
 typedef struct DwBackfill
@@ -287,25 +285,6 @@ tables_concerned(const DwMapping *mapping)
 	return list_concat(dw_heaps_of(mapping->old_table, NoLock), dw_heaps_of(mapping->new_table, NoLock));
 }
 
-/* What is tripped.  Where all was clear, that goes for a moment. */
-static List *
-tripped_signals(const DwMapping *mapping)
-{
-	static int32 clear_mapping = 0;
-	static TimestampTz clear_at = 0;
-	TimestampTz now = GetCurrentTimestamp();
-	List	   *tripped;
-
-	if (clear_mapping == mapping->id && !TimestampDifferenceExceeds(clear_at, now, DW_SIGNALS_MS))
-		return NIL;
-	clear_mapping = 0;
-	tripped = dw_throttle_signals(mapping->migration_id, tables_concerned(mapping), dw_relation_owner(mapping->old_table));
-	if (tripped == NIL)
-		clear_mapping = mapping->id;
-	clear_at = now;
-	return tripped;
-}
-
 /* Must there be no batch just now?  An override stands against all signals, even one that cannot be read. */
 static bool
 is_held_back(DwBackfill *step)
@@ -314,7 +293,8 @@ is_held_back(DwBackfill *step)
 
 	step->overridden = dw_override_get(step->migration->id, &step->ratio);
 	if (!step->overridden)
-		tripped = tripped_signals(step->mapping);
+		tripped = dw_throttle_signals(step->migration->id, tables_concerned(step->mapping),
+									  dw_relation_owner(step->mapping->old_table));
 	if (tripped == NIL && !(step->overridden && step->ratio <= 0))
 		return false;
 	dw_blocks_hold(step->range, joined_reasons(step, tripped));

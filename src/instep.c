@@ -279,7 +279,7 @@ dw_instep_slice(DwCompare *compare, DwSlice *slice, MemoryContext results)
 		CHECK_FOR_INTERRUPTS();
 		take_first(&step);
 		MemoryContextReset(compare->row_context);
-		stop = dw_meter_full(&step.meter);
+		stop = dw_meter_full(&step.meter, 1);
 	}
 	/* the rows that were read ahead are looked up, as their counterparts will be when they are met */
 	if (step.old_row != NULL)

@@ -44,7 +44,7 @@ dw_meter_keep(DwMeter *meter, const DwDifference *found)
 	MemoryContextSwitchTo(old);
 }
 
-/* A latch cannot be awaited for less than a millisecond. */
+/* A latch cannot be awaited for less than a millisecond; a signal ends this sleep, too, and the caller looks for interrupts. */
 static void
 rest(DwMeter *meter)
 {
@@ -54,24 +54,27 @@ rest(DwMeter *meter)
 	pg_usleep(meter->slice->rest_us);
 	pgstat_report_wait_end();
 	meter->spell = GetCurrentTimestamp();
-	meter->slice->rested_us += meter->spell - before;
+	meter->slice->rested_us += Max(0, meter->spell - before);
 }
 
 static bool
 time_is_up(DwMeter *meter)
 {
 	TimestampTz now = GetCurrentTimestamp();
+	bool		tired = meter->slice->rest_us > 0 && now - meter->spell >= DW_SPELL_US;
 
-	if (TimestampDifferenceExceeds(meter->start, now, meter->slice->max_ms))
+	meter->unwatched = 0;
+	/* a rest that would outlast the slice is taken behind it */
+	if (now - meter->start + (tired ? meter->slice->rest_us : 0) >= meter->slice->max_ms * INT64CONST(1000))
 		return true;
-	if (meter->slice->rest_us > 0 && now - meter->spell >= DW_SPELL_US)
+	if (tired)
 		rest(meter);
 	return false;
 }
 
 bool
-dw_meter_full(DwMeter *meter)
+dw_meter_full(DwMeter *meter, int rows)
 {
-	meter->rows++;
-	return meter->bytes >= DW_SLICE_BYTES || (meter->rows % DW_CLOCK_ROWS == 0 && time_is_up(meter));
+	meter->unwatched += rows;
+	return meter->bytes >= DW_SLICE_BYTES || (meter->unwatched >= DW_CLOCK_ROWS && time_is_up(meter));
 }

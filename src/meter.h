@@ -13,14 +13,14 @@ typedef struct DwMeter
 	TimestampTz start;
 	TimestampTz spell;			/* at work without a rest since */
 	Size		bytes;			/* of the differences */
-	int64		rows;
+	int64		unwatched;		/* rows since the last look at the clock */
 } DwMeter;
 
 /* Differences are copied to results. */
 extern DwMeter dw_meter_start(DwSlice *slice, MemoryContext results);
 /* NULL is allowed: it agrees. */
 extern void dw_meter_keep(DwMeter *meter, const DwDifference *found);
-/* One more row is done: enough?  Rests now and then where the slice asks for it. */
-extern bool dw_meter_full(DwMeter *meter);
+/* So many rows more are done: enough?  Rests now and then where the slice asks for it. */
+extern bool dw_meter_full(DwMeter *meter, int rows);
 
 #endif							/* DW_METER_H */

@@ -15,7 +15,7 @@
 
 /*
  * A slice in company is to have so much work, ms, as beginning and ending a step (claiming a range, noting how far it got) is
- * about a millisecond of it; but it holds a snapshot for no longer than that, however much of the time it rests.
+ * about a millisecond of it; but it holds its snapshot, and locks for reading, no longer than the other, however much it rests.
  */
 #define DW_SLICE_IN_COMPANY_MS 20
 #define DW_SNAPSHOT_IN_COMPANY_MS 100

@@ -101,7 +101,7 @@ walk_slice(DwCompare *compare, DwSlice *slice, MemoryContext results)
 		if (drawn(walk, slice))
 			dw_meter_keep(&meter, compare_walked_row(compare, slice, row));
 		MemoryContextSwitchTo(results);
-		stop = dw_meter_full(&meter);
+		stop = dw_meter_full(&meter, 1);
 	}
 	slice->finished = !stop;
 	if (stop)

@@ -30,6 +30,8 @@
 #include "utils/timestamp.h"
 #include "utils/wait_event.h"
 
+/* How old an observation of other sessions may be, ms. */
+#define DW_MOMENT_MS 50
 /* Time that throttle_query may take, ms. */
 #define DW_QUERY_MS 1000
 
@@ -297,20 +299,58 @@ static const struct
 	const char *name;			/* as throttled_by shows it */
 	DwSignalState (*read) (const DwSignalArgs *args);
 	bool		readers;		/* work that only reads yields to it, too */
+	const char *observes;		/* by this setting it looks at all other sessions */
 }			signals[] =
 {
-	{"replica lag", dw_signal_replication_lag, false},
-	{"disconnected standby", dw_signal_standby_absence, false},
-	{"slot retention", dw_signal_slot_retention, false},
-	{"lost slot", dw_signal_lost_slot, false},
-	{"WAL archive", dw_signal_archive, false},
-	{"WAL rate", dw_signal_wal_rate, false},
-	{"active backends", signal_active_backends, true},
-	{"lock waiters", signal_lock_waiters, true},
-	{"autovacuum", signal_autovacuum, false},
-	{"oldest xmin", signal_oldest_xmin, false},
-	{"throttle query", signal_throttle_query, true},
+	{"replica lag", dw_signal_replication_lag, false, NULL},
+	{"disconnected standby", dw_signal_standby_absence, false, NULL},
+	{"slot retention", dw_signal_slot_retention, false, NULL},
+	{"lost slot", dw_signal_lost_slot, false, NULL},
+	{"WAL archive", dw_signal_archive, false, NULL},
+	{"WAL rate", dw_signal_wal_rate, false, NULL},
+	{"active backends", signal_active_backends, true, "throttle_max_active_per_core"},
+	{"lock waiters", signal_lock_waiters, true, "throttle_max_lock_wait"},
+	{"autovacuum", signal_autovacuum, false, "throttle_max_autovacuum"},
+	{"oldest xmin", signal_oldest_xmin, false, NULL},
+	{"throttle query", signal_throttle_query, true, NULL},
 };
+
+/*
+ * Looking at all sessions holds each of them up for a moment (locks stand still while they are listed), and batches may be
+ * a hundred in a second: what was clear lately, by the same setting, is taken to be so still.
+ */
+static DwSignalState
+read_signal(int i, const DwSignalArgs *args)
+{
+	static struct
+	{
+		TimestampTz at;
+		int32		migration_id;
+		Oid			table;
+		char		limit[32];
+	}			clear[lengthof(signals)];
+	TimestampTz now = GetCurrentTimestamp();
+	Oid			table = args->relids == NIL ? InvalidOid : linitial_oid(args->relids);
+	const char *limit;
+	DwSignalState state;
+
+	if (signals[i].observes == NULL)
+		return signals[i].read(args);
+	limit = dw_setting_string(args->migration_id, signals[i].observes);
+	if (clear[i].migration_id == args->migration_id && clear[i].table == table && strcmp(clear[i].limit, limit) == 0 &&
+		now >= clear[i].at && !TimestampDifferenceExceeds(clear[i].at, now, DW_MOMENT_MS))
+		return DW_SIGNAL_CLEAR;
+	clear[i].at = 0;
+	state = signals[i].read(args);
+	if (state == DW_SIGNAL_CLEAR)
+	{
+		clear[i].at = now;
+		clear[i].migration_id = args->migration_id;
+		clear[i].table = table;
+		strlcpy(clear[i].limit, limit, sizeof(clear[i].limit));
+	}
+	return state;
+}
 
 static List *
 read_signals(int32 migration_id, List *relids, Oid owner, bool readers_only)
@@ -324,7 +364,7 @@ read_signals(int32 migration_id, List *relids, Oid owner, bool readers_only)
 
 		if (readers_only && !signals[i].readers)
 			continue;
-		state = signals[i].read(&args);
+		state = read_signal((int) i, &args);
 		if (state == DW_SIGNAL_TRIPPED)
 			tripped = lappend(tripped, pstrdup(signals[i].name));
 		else if (state == DW_SIGNAL_UNREADABLE)

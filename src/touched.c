@@ -256,13 +256,15 @@ compare_row(Reader *reader, Buffer buffer, OffsetNumber i, bool visible)
 	MemoryContextReset(compare->row_context);
 }
 
-static void
+/* Returns how many rows of it were compared. */
+static int
 read_block(Reader *reader, BlockNumber block)
 {
 	Buffer		buffer;
+	int			compared = 0;
 
 	if (is_unchanged_by_map(reader, block))
-		return;
+		return 0;
 	buffer = ReadBufferExtended(reader->leaf->rel, MAIN_FORKNUM, block, RBM_NORMAL, reader->strategy);
 	if (BufferGetLSNAtomic(buffer) > reader->mark.lsn)
 	{
@@ -272,9 +274,11 @@ read_block(Reader *reader, BlockNumber block)
 		/* the pin keeps everybody from pruning them */
 		for (int i = 0; i < reader->nrows; i++)
 			compare_row(reader, buffer, reader->rows[i], reader->visible[i]);
+		compared = reader->nrows;
 		ExecClearTuple(reader->leaf->slot);
 	}
 	ReleaseBuffer(buffer);
+	return compared;
 }
 
 void
@@ -303,8 +307,8 @@ dw_touched_slice(DwCompare *compare, DwSlice *slice, MemoryContext results)
 	while (range->next_block < end && !stop)
 	{
 		CHECK_FOR_INTERRUPTS();
-		read_block(&reader, range->next_block++);
-		stop = dw_meter_full(&reader.meter);
+		/* a block to pass over counts as one */
+		stop = dw_meter_full(&reader.meter, Max(1, read_block(&reader, range->next_block++)));
 	}
 	slice->finished = range->next_block >= end;
 	if (BufferIsValid(reader.map))

@@ -240,7 +240,8 @@ dw_run_pgtap()
 		return 0
 	}
 	dw_kind_cluster pgtap || { dw_record pgtap FAILED startup "no cluster"; return 0; }
-	dw_run psql -qX -c 'CREATE DATABASE pgtap_template' -c '\c pgtap_template' -c 'CREATE EXTENSION pgtap' -f "$DW_WORK/src/test/lib/pgtap.sql" >/dev/null
+	dw_run psql -qX -v ON_ERROR_STOP=1 -c 'CREATE DATABASE pgtap_template' -c '\c pgtap_template' -c 'CREATE EXTENSION pgtap' \
+		-f "$DW_WORK/src/test/lib/pgtap.sql" >/dev/null || { dw_record pgtap FAILED startup "no template"; return 0; }
 	for name in "$@"; do
 		file=$DW_WORK/src/test/pgtap/$name.sql
 		db=pgtap_$name

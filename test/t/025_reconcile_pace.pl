@@ -89,7 +89,8 @@ rests('a comparison rests while a session is at work');
 is(ask(q{SELECT throttled_by FROM dualwrite.progress}), '{share}', 'progress names it');
 like(ask(q{SELECT doing FROM dualwrite.workers WHERE role = 'reconcile'}), qr/^o: \d+ rows compared, makes way for sessions \(reconcile_share\)$/,
 	'and the worker is at it all the same');
-await(q{EXISTS (SELECT FROM pg_stat_activity a JOIN dualwrite.workers w USING (pid) WHERE w.role = 'reconcile' AND a.backend_xmin IS NULL)}, 'between slices it holds no snapshot');
+await(qq{EXISTS (SELECT FROM pg_stat_activity a JOIN dualwrite.workers w USING (pid) WHERE w.role = 'reconcile' AND a.xact_start IS NULL) AND EXISTS ($unfinished)},
+	'between slices it holds neither snapshot nor lock');
 
 # Another setting counts from the next step on
 configure('reconcile_share', 100);
