@@ -306,9 +306,12 @@ dw_touched_slice(DwCompare *compare, DwSlice *slice, MemoryContext results)
 	end = Min(range->end_block, RelationGetNumberOfBlocks(reader.leaf->rel));
 	while (range->next_block < end && !stop)
 	{
+		int			compared;
+
 		CHECK_FOR_INTERRUPTS();
-		/* a block to pass over counts as one */
-		stop = dw_meter_full(&reader.meter, Max(1, read_block(&reader, range->next_block++)));
+		compared = read_block(&reader, range->next_block++);
+		/* a block to pass over counts as a row */
+		stop = dw_meter_full(&reader.meter, Max(1, compared));
 	}
 	slice->finished = range->next_block >= end;
 	if (BufferIsValid(reader.map))
