@@ -511,6 +511,7 @@ build_table(Relation rel, MemoryContext context)
 {
 	MemoryContext old = MemoryContextSwitchTo(context);
 	DwTable    *table = palloc0(sizeof(DwTable));
+	uint64		before = invalidations;
 	ListCell   *lc;
 
 	table->context = context;
@@ -536,7 +537,8 @@ build_table(Relation rel, MemoryContext context)
 		if (compiled != NULL)
 			add_looked_up(table, compiled, context);
 	}
-	table->valid = true;
+	/* a mapping that looks its own table up may have been compiled twice, and the first one goes with the transaction */
+	table->valid = before == invalidations;
 	MemoryContextSwitchTo(old);
 	return table;
 }
