@@ -403,6 +403,29 @@ compile_scope(DwFlow *reverse, const DwMapping *mapping, Relation old_table, Rel
 	}
 }
 
+/* Domains of the columns, and those that they are over. */
+static void
+note_domains(DwCompiled *compiled, TupleDesc desc)
+{
+	for (int i = 0; i < desc->natts; i++)
+	{
+		Form_pg_attribute att = TupleDescAttr(desc, i);
+		Oid			type = att->attisdropped ? InvalidOid : att->atttypid;
+
+		while (OidIsValid(type) && get_typtype(type) == TYPTYPE_DOMAIN)
+		{
+			HeapTuple	tuple = SearchSysCache1(TYPEOID, ObjectIdGetDatum(type));
+
+			compiled->domains = list_append_unique_int(compiled->domains,
+													   (int) GetSysCacheHashValue1(TYPEOID, ObjectIdGetDatum(type)));
+			if (!HeapTupleIsValid(tuple))
+				break;
+			type = ((Form_pg_type) GETSTRUCT(tuple))->typbasetype;
+			ReleaseSysCache(tuple);
+		}
+	}
+}
+
 static bool
 is_any(const Trigger *trigger)
 {
@@ -431,6 +454,7 @@ compile_flow(DwCompiled *compiled, DwDirection direction, Relation source, Relat
 	flow->target_key = direction == DW_FORWARD ? &compiled->new_key : &compiled->old_key;
 	flow->source_desc = CreateTupleDescCopyConstr(RelationGetDescr(source));
 	flow->target_desc = CreateTupleDescCopyConstr(RelationGetDescr(target));
+	note_domains(compiled, flow->target_desc);
 	flow->owns_target = (mapping->owns & (direction == DW_FORWARD ? DW_OWNS_NEW : DW_OWNS_OLD)) != 0;
 	flow->projection = projection;
 

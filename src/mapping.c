@@ -150,6 +150,23 @@ subxact_callback(SubXactEvent event, SubTransactionId mySubid, SubTransactionId 
 		releases++;
 }
 
+/* ALTER DOMAIN changes no table, and the server tells of it as of any change of a type. */
+static void
+type_callback(Datum arg, int cacheid, uint32 hashvalue)
+{
+	HASH_SEQ_STATUS scan;
+	CompiledEntry *entry;
+
+	(void) arg;
+	(void) cacheid;
+	invalidations++;
+	hash_seq_init(&scan, compiled_cache);
+	while ((entry = hash_seq_search(&scan)) != NULL)
+		if (entry->compiled != NULL && entry->compiled->domains != NIL &&
+			(hashvalue == 0 || list_member_int(entry->compiled->domains, (int) hashvalue)))
+			entry->compiled->valid = false;
+}
+
 void
 dw_mapping_init(void)
 {
@@ -160,6 +177,7 @@ dw_mapping_init(void)
 	table_cache = hash_create("dualwrite tables", 32, &table_ctl, HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
 	CacheRegisterRelcacheCallback(relcache_callback, (Datum) 0);
 	CacheRegisterSyscacheCallback(PROCOID, function_callback, (Datum) 0);
+	CacheRegisterSyscacheCallback(TYPEOID, type_callback, (Datum) 0);
 	RegisterXactCallback(xact_callback, NULL);
 	RegisterSubXactCallback(subxact_callback, NULL);
 }
