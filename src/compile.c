@@ -302,6 +302,30 @@ note_used_columns(DwFlow *flow, Node *node)
 			flow->used = bms_add_member(flow->used, i + 1);
 }
 
+/* What a value has to satisfy is compiled into a cast to a domain: its own constraints, and those of the domains under it. */
+static void
+note_domains(DwCompiled *compiled, List *domains)
+{
+	ListCell   *lc;
+
+	foreach(lc, domains)
+	{
+		Oid			type = lfirst_oid(lc);
+
+		while (get_typtype(type) == TYPTYPE_DOMAIN)
+		{
+			HeapTuple	tuple = SearchSysCache1(TYPEOID, ObjectIdGetDatum(type));
+
+			if (!HeapTupleIsValid(tuple))
+				break;
+			compiled->domains = list_append_unique_int(compiled->domains,
+													   (int) GetSysCacheHashValue1(TYPEOID, ObjectIdGetDatum(type)));
+			type = ((Form_pg_type) GETSTRUCT(tuple))->typbasetype;
+			ReleaseSysCache(tuple);
+		}
+	}
+}
+
 /* The target list of a flow; notes which columns it writes, and which expressions (char *) have to be looked up. */
 static List *
 compile_columns(DwFlow *flow, const DwMapping *mapping, Relation source, Relation target, List **sought)
@@ -326,6 +350,7 @@ compile_columns(DwFlow *flow, const DwMapping *mapping, Relation source, Relatio
 			note_used_columns(flow, node);
 		}
 		projection->user_code |= parsed->user_code;
+		note_domains(flow->compiled, parsed->domains);
 		if (parsed->has_sublink)
 		{
 			*sought = lappend(*sought, column->expression);
@@ -354,6 +379,7 @@ compile_filter(DwFlow *flow, const DwMapping *mapping, Relation source)
 	note_used_columns(flow, node);
 	flow->projection->filter = ExecInitQual(make_ands_implicit((Expr *) node), NULL);
 	flow->projection->user_code |= parsed->user_code;
+	note_domains(flow->compiled, parsed->domains);
 }
 
 static Oid
@@ -403,29 +429,6 @@ compile_scope(DwFlow *reverse, const DwMapping *mapping, Relation old_table, Rel
 	}
 }
 
-/* Domains of the columns, and those that they are over. */
-static void
-note_domains(DwCompiled *compiled, TupleDesc desc)
-{
-	for (int i = 0; i < desc->natts; i++)
-	{
-		Form_pg_attribute att = TupleDescAttr(desc, i);
-		Oid			type = att->attisdropped ? InvalidOid : att->atttypid;
-
-		while (OidIsValid(type) && get_typtype(type) == TYPTYPE_DOMAIN)
-		{
-			HeapTuple	tuple = SearchSysCache1(TYPEOID, ObjectIdGetDatum(type));
-
-			compiled->domains = list_append_unique_int(compiled->domains,
-													   (int) GetSysCacheHashValue1(TYPEOID, ObjectIdGetDatum(type)));
-			if (!HeapTupleIsValid(tuple))
-				break;
-			type = ((Form_pg_type) GETSTRUCT(tuple))->typbasetype;
-			ReleaseSysCache(tuple);
-		}
-	}
-}
-
 static bool
 is_any(const Trigger *trigger)
 {
@@ -454,7 +457,6 @@ compile_flow(DwCompiled *compiled, DwDirection direction, Relation source, Relat
 	flow->target_key = direction == DW_FORWARD ? &compiled->new_key : &compiled->old_key;
 	flow->source_desc = CreateTupleDescCopyConstr(RelationGetDescr(source));
 	flow->target_desc = CreateTupleDescCopyConstr(RelationGetDescr(target));
-	note_domains(compiled, flow->target_desc);
 	flow->owns_target = (mapping->owns & (direction == DW_FORWARD ? DW_OWNS_NEW : DW_OWNS_OLD)) != 0;
 	flow->projection = projection;
 
@@ -555,6 +557,7 @@ compile_key_map(DwCompiled *compiled, DwDirection direction, Relation source, Re
 		if (bms_membership(parsed->columns) == BMS_SINGLETON)
 			map->made_of[map->ncolumns] = bms_singleton_member(parsed->columns);
 		map->user_code |= parsed->user_code;
+		note_domains(compiled, parsed->domains);
 		compiled->computed_key |= parsed->column != 0 ? !parsed->lossless : !parsed->is_constant;
 		map->expression[map->ncolumns++] = ExecInitExpr((Expr *) node, NULL);
 	}

@@ -55,6 +55,7 @@ typedef struct DwWalk
 	int			natts;			/* of the source, for whole-row references */
 	const char *what;			/* the expression is for */
 	Bitmapset  *columns;
+	List	   *domains;
 	bool		user_code;
 	bool		whole_row;
 } DwWalk;
@@ -262,9 +263,13 @@ walk_expression(Node *node, void *arg)
 		walk->depth--;
 		return result;
 	}
-	else if (IsA(node, CoerceToDomain) && ((CoerceToDomain *) node)->resulttype >= FirstNormalObjectId &&
-			 DomainHasConstraints(((CoerceToDomain *) node)->resulttype))
-		walk->user_code = true;
+	else if (IsA(node, CoerceToDomain))
+	{
+		Oid			domain = ((CoerceToDomain *) node)->resulttype;
+
+		walk->domains = list_append_unique_oid(walk->domains, domain);
+		walk->user_code |= domain >= FirstNormalObjectId && DomainHasConstraints(domain);
+	}
 	else if (check_functions_in_node(node, is_user_code, walk))
 		walk->user_code = true;
 	return expression_tree_walker(node, walk_expression, walk);
@@ -446,6 +451,7 @@ classify(DwExpression *expression, Relation source, const char *what)
 	/* what the planner added (defaults) is as much code of users as what it took away (by inlining it) */
 	(void) walk_expression(planned, &walk);
 	expression->user_code = walk.user_code || expression->has_sublink;
+	expression->domains = walk.domains;
 	expression->is_constant = !expression->has_sublink && !expression->is_mutable && expression->columns == NULL;
 	find_plain_column(expression);
 }

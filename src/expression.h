@@ -28,6 +28,7 @@ typedef struct DwExpression
 	AttrNumber	column;			/* plain reference to this column, possibly through a cast; else 0 */
 	bool		lossless;		/* with column: the casts keep the value, or fail */
 	Bitmapset  *columns;		/* attribute numbers it reads, plain (no offset) */
+	List	   *domains;		/* OIDs of those that it casts to */
 } DwExpression;
 
 /*

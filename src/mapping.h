@@ -88,7 +88,7 @@ typedef struct DwCompiled
 	bool		user_code;		/* some expression calls a function that is neither built in nor in C */
 	bool		reads_tables;	/* some expression has a sub-select, or code of users, which may: a row is not all it depends on */
 	DwFlow		flow[2];		/* by DwDirection */
-	List	   *domains;		/* hash values of the domains of both tables' columns: their constraints are compiled in */
+	List	   *domains;		/* hash values of the domains that expressions cast to: their constraints are compiled in */
 	MemoryContext context;
 	struct DwKeyMap *key_map[2];	/* by direction: source key to target key; private to compile.c */
 	struct DwPairing *pairing;	/* in place: which old and new columns belong together; private to pairing.c */

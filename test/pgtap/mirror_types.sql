@@ -318,18 +318,19 @@ SELECT is(looks_same(), 0::bigint, 'the same on the new side');
 -- A domain is given another constraint, and loses it again, when mirrors are at work already
 CREATE DOMAIN bounded AS int;
 CREATE DOMAIN bounded_twice AS bounded;
-CREATE TABLE plain_ints (id int PRIMARY KEY, v int, w int);
-CREATE TABLE bounded_ints (id bigint PRIMARY KEY, v bounded, w bounded_twice);
-SELECT dualwrite.create_migration('bounded', 'plain_ints', 'bounded_ints');
+CREATE TABLE plain_ints (id int PRIMARY KEY, v int, w int, x int);
+CREATE TABLE bounded_ints (id bigint PRIMARY KEY, v bounded, w bounded_twice, x int);
+SELECT dualwrite.create_migration('bounded', 'plain_ints', 'bounded_ints', '{"x": "(x::bounded)::int"}', '{"x": "x"}');
 SELECT dualwrite.pause('bounded');
 SELECT dualwrite.advance('bounded');
 SELECT dualwrite.advance('bounded');
-INSERT INTO plain_ints VALUES (1, 1000, 1000);
+INSERT INTO plain_ints VALUES (1, 1000, 1000, 1000);
 ALTER DOMAIN bounded ADD CONSTRAINT low CHECK (value < 100) NOT VALID;
-SELECT throws_ok('INSERT INTO plain_ints VALUES (2, 150, 1)', '23514', NULL, 'what the new side''s domain has come to forbid is refused');
-SELECT throws_ok('INSERT INTO plain_ints VALUES (2, 1, 150)', '23514', NULL, 'a domain over it, too');
+SELECT throws_ok('INSERT INTO plain_ints VALUES (2, 150, 1, 1)', '23514', NULL, 'what the new side''s domain has come to forbid is refused');
+SELECT throws_ok('INSERT INTO plain_ints VALUES (2, 1, 150, 1)', '23514', NULL, 'by a domain over it, too');
+SELECT throws_ok('INSERT INTO plain_ints VALUES (2, 1, 1, 150)', '23514', NULL, 'and within an expression');
 ALTER DOMAIN bounded DROP CONSTRAINT low;
-SELECT lives_ok('INSERT INTO plain_ints VALUES (2, 150, 150)', 'until it does not any more');
-SELECT is((SELECT count(*) FROM plain_ints JOIN bounded_ints USING (id, v, w)), 2::bigint, 'and all that was accepted is there');
+SELECT lives_ok('INSERT INTO plain_ints VALUES (2, 150, 150, 150)', 'until it does not any more');
+SELECT is((SELECT count(*) FROM plain_ints JOIN bounded_ints USING (id, v, w, x)), 2::bigint, 'and all that was accepted is there');
 
 SELECT * FROM finish();
