@@ -141,11 +141,10 @@ compare_chunk(const DwMigration *migration, DwPass *pass, DwRange *range, int ma
 		.range = *range,
 		.mark = pass->since,
 		.max_ms = share ? dw_share_slice_ms(share, max_ms) : max_ms,
-		.rest_us = share ? dw_share_rest_us(share) : 0,
+		.ratio = share ? dw_share_within_slice(share) : 1,
 		.percent = pass->sample_percent,
 		.seed = (uint32) pass->id,
 	};
-
 	bool		there = dw_slice_run(pass->mapping_id, &slice);
 
 	if (share != NULL)

@@ -9,7 +9,6 @@
 
 #include "settings.h"
 #include "share.h"
-#include "slice.h"
 #include "throttle.h"
 #include "worker.h"
 
@@ -44,10 +43,10 @@ dw_share_slice_ms(const DwShare *share, int longest_ms)
 	return Min(longest_ms, (int) Min(DW_SLICE_IN_COMPANY_MS / share->ratio, DW_SNAPSHOT_IN_COMPANY_MS));
 }
 
-int
-dw_share_rest_us(const DwShare *share)
+double
+dw_share_within_slice(const DwShare *share)
 {
-	return share->company ? (int) (DW_SPELL_US * (1 - share->ratio) / share->ratio) : 0;
+	return share->company ? share->ratio : 1;
 }
 
 long

@@ -19,9 +19,9 @@ typedef struct DwShare
 
 /* helper: does this process share the ranges of a pass with other helpers, and the migration's first process has no part in it? */
 extern DwShare dw_share_begin(int32 migration_id, bool helper);
-/* How long a slice may be that could take so long, and how long it rests after each spell of work (see slice.h). */
+/* How long a slice may be that could take so long, and for which share of that time it is at work. */
 extern int	dw_share_slice_ms(const DwShare *share, int longest_ms);
-extern int	dw_share_rest_us(const DwShare *share);
+extern double dw_share_within_slice(const DwShare *share);
 /* The step ends: milliseconds to rest before the next one, for there are client sessions at work; 0: there are none. */
 extern long dw_share_rest(const DwShare *share);
 

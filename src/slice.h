@@ -11,12 +11,6 @@
 #include "access/xlogdefs.h"
 #include "storage/block.h"
 
-/*
- * A process keeps its processor for up to a scheduler's slice (3 ms of Linux') before whoever is woken there gets it; one
- * that stops by itself after half a millisecond is hardly noticed.
- */
-#define DW_SPELL_US 500
-
 /* How a part of a comparison reads its rows. */
 typedef enum DwReading
 {
@@ -52,7 +46,7 @@ typedef struct DwSlice
 	DwRange		range;			/* moved on */
 	DwMark		mark;			/* touched only */
 	int			max_ms;			/* it ends after so much time, or when memory fills up */
-	int			rest_us;		/* after each spell of work (DW_SPELL_US), rest for so long; 0: no rests */
+	double		ratio;			/* be at work for this share of the time, in short spells; 1: no rests */
 	int64		rested_us;		/* out: so long in all */
 	double		percent;		/* of the keys, chosen by their hash; not for both and touched */
 	uint32		seed;			/* for that */
