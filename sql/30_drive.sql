@@ -1,10 +1,11 @@
 -- Moving a migration: up and down the ladder, waiting, reads, and the end of the old side.
 
--- Sequences whose numbers two sides take turns with, and the increment that they go back to (src/sequences.h).
+-- Sequences whose numbers two sides take turns with, and what they go back to (src/sequences.h).
 CREATE TABLE _dualwrite.key_sequence (
 	sequence regclass PRIMARY KEY,
 	migration_id int NOT NULL REFERENCES _dualwrite.migration ON DELETE CASCADE,
-	increment bigint NOT NULL
+	increment bigint NOT NULL,
+	start_value bigint NOT NULL
 );
 SELECT pg_catalog.pg_extension_config_dump('_dualwrite.key_sequence',
 	'WHERE EXISTS (SELECT FROM pg_catalog.pg_class WHERE oid = sequence)');

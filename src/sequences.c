@@ -3,9 +3,9 @@
  *
  * Columns are tied together when a mapping says that they hold the same integer, directly or through a lossless cast;
  * a table that several mappings share ties more of them into one group (parts of a split, parts of a union).  What
- * was altered is noted in _dualwrite.key_sequence with the increment to go back to.
+ * was altered is noted in _dualwrite.key_sequence with the increment and the start to go back to.
  *
- * Nothing here may hand out a number itself, or alter anything of a sequence but its increment and its position.
+ * Nothing here may hand out a number itself, or alter anything of a sequence but its increment, its start and its position.
  */
 #include "postgres.h"
 
@@ -46,6 +46,7 @@ typedef struct SequenceState
 	Oid			relid;
 	int64		last;			/* highest number that it has given; one increment below its start when none */
 	int64		increment;		/* as the user defined it */
+	int64		start;			/* likewise */
 	int64		max;			/* of the numbers that it may give */
 	bool		usable;			/* ascending, not cyclic */
 } SequenceState;
@@ -262,14 +263,15 @@ state_of(Oid relid)
 	bool		isnull;
 	bool		is_called;
 
-	/* the increment that the user gave it, not one of ours */
-	if (dw_sql("SELECT coalesce(k.increment, s.seqincrement), s.seqincrement > 0 AND NOT s.seqcycle, s.seqmax"
+	/* the increment and the start that the user gave it, not those of ours */
+	if (dw_sql("SELECT coalesce(k.increment, s.seqincrement), s.seqincrement > 0 AND NOT s.seqcycle, s.seqmax, coalesce(k.start_value, s.seqstart)"
 			   " FROM pg_sequence s LEFT JOIN _dualwrite.key_sequence k ON k.sequence::oid = s.seqrelid WHERE s.seqrelid = $1",
 			   1, (DwArg[]) {DW_OID(relid)}) == 0)
 		elog(ERROR, "cache lookup failed for sequence %u", relid);
 	state.increment = DatumGetInt64(dw_sql_value(0, 1, &isnull));
 	state.usable = DatumGetBool(dw_sql_value(0, 2, &isnull));
 	state.max = DatumGetInt64(dw_sql_value(0, 3, &isnull));
+	state.start = DatumGetInt64(dw_sql_value(0, 4, &isnull));
 
 	state.last = read_position(relid, &is_called);
 	if (!is_called)
@@ -334,6 +336,22 @@ run_ddl(const SequenceState *state, const char *statement)
 }
 
 /*
+ * Where a sequence that gives a number, and others in these steps, begins anew: TRUNCATE … RESTART IDENTITY must not bring it to
+ * numbers of the other side's.
+ */
+static int64
+start_in_turn(const SequenceState *state, int64 number, int64 by)
+{
+	int64		ahead;
+	int64		start;
+
+	if (pg_sub_s64_overflow(number, state->start, &ahead) ||
+		pg_add_s64_overflow(state->start, (ahead % by + by) % by, &start) || start > state->max)
+		return state->start;
+	return start;
+}
+
+/*
  * Let a sequence go on with this many increments after a number, in steps of that many.  One that cannot go so far has given
  * its last number: its next caller is told, and a change of phase, least of all a rollback, does not fail for it.
  */
@@ -350,8 +368,8 @@ alter(const SequenceState *state, int64 highest, int64 increment, int ahead, int
 				(errcode(ERRCODE_SEQUENCE_GENERATOR_LIMIT_EXCEEDED),
 				 errmsg("sequence %s has no numbers left", name),
 				 errhint("Map the key to a wider type first.")));
-	run_ddl(state, psprintf("ALTER SEQUENCE %s INCREMENT BY " INT64_FORMAT " RESTART WITH " INT64_FORMAT,
-							name, by, Min(start, state->max)));
+	run_ddl(state, psprintf("ALTER SEQUENCE %s INCREMENT BY " INT64_FORMAT " START WITH " INT64_FORMAT " RESTART WITH " INT64_FORMAT,
+							name, by, step > 1 ? start_in_turn(state, start, by) : state->start, Min(start, state->max)));
 	/* in the storage that is new in this transaction, so that it is undone with it */
 	if (start > state->max)
 		dw_sql("SELECT setval($1::regclass, $2)", 2, (DwArg[]) {DW_OID(state->relid), DW_INT8(state->max)});
@@ -406,8 +424,9 @@ share_group(const DwMigration *migration, KeyGroups *groups, int group, List *se
 	highest = highest_of(groups, group, states, n);
 	for (int i = 0; i < n; i++)
 	{
-		dw_sql("INSERT INTO _dualwrite.key_sequence (sequence, migration_id, increment) VALUES ($1::oid::regclass, $2, $3) ON CONFLICT DO NOTHING",
-			   3, (DwArg[]) {DW_OID(states[i].relid), DW_INT4(migration->id), DW_INT8(states[i].increment)});
+		dw_sql("INSERT INTO _dualwrite.key_sequence (sequence, migration_id, increment, start_value)"
+			   " VALUES ($1::oid::regclass, $2, $3, $4) ON CONFLICT DO NOTHING",
+			   4, (DwArg[]) {DW_OID(states[i].relid), DW_INT4(migration->id), DW_INT8(states[i].increment), DW_INT8(states[i].start)});
 		alter(&states[i], highest, states[0].increment, i + 1, n);
 	}
 }

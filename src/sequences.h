@@ -10,7 +10,8 @@
  * Up to verify only the old side gives out new keys, in complete only the new side; in between, both.  Then the sequences
  * behind key columns that are one and the same value on both sides take turns: with n of them, each counts in steps of n
  * increments from a start of its own, past the highest key ever given by any.  An increment that keeps several servers
- * apart (10, offset 3) still does.  Leaving that state gives them back their own increments, again past the highest key.
+ * apart (10, offset 3) still does.  Where it starts when it is restarted (TRUNCATE … RESTART IDENTITY) is one of its own numbers,
+ * too.  Leaving that state gives them back their own increments and starts, again past the highest key.
  * A sequence without a counterpart is moved past the highest key.
  *
  * It is done by ALTER SEQUENCE, under SHARE ROW EXCLUSIVE on the sequences: transactions that have drawn a number have
