@@ -319,6 +319,14 @@ dw_lock_wishes(List *wishes, int budget_ms, int attempts)
 	give_up(&obstacle, budget_ms, attempts);
 }
 
+bool
+dw_lock_attempt(List *wishes, int budget_ms)
+{
+	Obstacle	obstacle = {0};
+
+	return try_all(wishes, budget_ms, &obstacle);
+}
+
 void
 dw_lock_politely(List *relids, LOCKMODE mode, int budget_ms, int attempts)
 {

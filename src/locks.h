@@ -30,6 +30,9 @@ extern void dw_lock_wishes(List *wishes, int budget_ms, int attempts);
 /* The same for a list of OIDs and one mode. */
 extern void dw_lock_politely(List *relids, LOCKMODE mode, int budget_ms, int attempts);
 
+/* One attempt.  false: somebody is in the way, and nothing is held. */
+extern bool dw_lock_attempt(List *wishes, int budget_ms);
+
 /* Budget of one attempt for a migration: setting lock_timeout_ms, but always less than half of deadlock_timeout. */
 extern int	dw_lock_budget(int32 migration_id);
 /* Attempts that a control function makes before it gives up: with their pauses, 3 to 15 seconds. */

@@ -2,7 +2,8 @@
  * truncate.c: TRUNCATE of one side, made on the other.
  *
  * Where the target holds nothing but this mapping's rows, and nobody references it, it is truncated as well; anything
- * else (a leaf, a filter, a union, a referenced table) is a delete of each row that is about to go.
+ * else (a leaf, a filter, a union, a referenced table) is a delete of each row that is about to go.  So it is where somebody
+ * holds the target for longer than a moment: a reader of it may be about to read the source, which is locked by now.
  *
  * The triggers of a TRUNCATE of several tables fire one table after the other, parents possibly first.  The rows of
  * tables that reference this one, which must be part of the same TRUNCATE, are therefore mirrored before its own.  All this
@@ -11,6 +12,7 @@
 #include "postgres.h"
 
 #include "absorb.h"
+#include "locks.h"
 #include "mirror.h"
 #include "owner.h"
 #include "usercode.h"
@@ -25,11 +27,15 @@
 #include "executor/spi.h"
 #include "miscadmin.h"
 #include "storage/bufmgr.h"
+#include "storage/proc.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
+
+/* Longest wait for readers of the target, in ms. */
+#define LONGEST_WAIT	200
 
 static bool truncating = false;
 
@@ -173,6 +179,13 @@ delete_rows(DwFlow *flow, DwTable *table, Relation rel)
 	UnregisterSnapshot(snapshot);
 }
 
+/* Not for long enough that anybody's deadlock check would come to it. */
+static bool
+lock_target(Oid target)
+{
+	return dw_lock_attempt(dw_lock_wish(NIL, target, AccessExclusiveLock), Max(1, Min(LONGEST_WAIT, DeadlockTimeout / 2 - 1)));
+}
+
 /* true: the target has been truncated as a whole. */
 static bool
 truncate_as_a_whole(DwFlow *flow, DwTable *table)
@@ -180,7 +193,7 @@ truncate_as_a_whole(DwFlow *flow, DwTable *table)
 	DwError		error;
 
 	if (table->relid != table->root || !owns_whole_target(flow) || is_referenced(flow->target) ||
-		forbids_truncate(flow->target))
+		forbids_truncate(flow->target) || !lock_target(flow->target))
 		return false;
 	if (flow->compiled->queue_errors)
 		return dw_try(truncate_target, flow, flow->compiled->discard, NULL, &error);

@@ -186,6 +186,30 @@ INSERT INTO fo VALUES (1, 1);
 SELECT lives_ok('TRUNCATE fo', 'TRUNCATE with a user trigger for it on the new table');
 SELECT is(differences('TABLE fo', 'TABLE fn'), 0::bigint, 'and is mirrored');
 
+-- TRUNCATE waited for readers of the new table, who might be about to read the old one: a deadlock.
+DROP TRIGGER never ON fn;
+SELECT dualwrite.pause('forbidden');
+ALTER TABLE fn SET (autovacuum_enabled = off);
+CREATE EXTENSION dblink;
+SELECT dblink_connect('truncates', format('host=%s port=%s dbname=%s user=%s', split_part(current_setting('unix_socket_directories'), ',', 1),
+	current_setting('port'), current_database(), current_user));
+SELECT dblink_exec('truncates', 'SET lock_timeout = ''20s''');
+INSERT INTO fo SELECT g, 1 FROM generate_series(1, 100) g;
+BEGIN;
+SELECT is((SELECT count(*) FROM fn), 100::bigint, 'a reader of the new table');
+SELECT lives_ok($$SELECT dblink_exec('truncates', 'TRUNCATE fo')$$, 'is not waited for');
+SELECT is((SELECT count(*) FROM fo), 0::bigint, 'and may read the old one');
+COMMIT;
+SELECT is((SELECT count(*) FROM fn), 0::bigint, 'TRUNCATE is mirrored');
+INSERT INTO fo SELECT g, 1 FROM generate_series(1, 100) g;
+CALL await($$NOT EXISTS (SELECT FROM pg_locks WHERE relation = 'fn'::regclass)$$);
+SELECT dblink_exec('truncates', 'BEGIN');
+SELECT dblink_exec('truncates', 'TRUNCATE fo');
+SELECT is((SELECT count(*) FROM pg_locks WHERE relation = 'fn'::regclass AND mode = 'AccessExclusiveLock' AND granted), 1::bigint, 'as a whole where there is none');
+SELECT dblink_exec('truncates', 'ROLLBACK');
+SELECT dblink_disconnect('truncates');
+SELECT is(differences('TABLE fo', 'TABLE fn'), 0::bigint, 'and undone with it');
+
 -- Checks of the new side were made immediate by name, and the application's constraint of that name with them.
 CREATE TABLE dp (id int PRIMARY KEY);
 CREATE TABLE dp_n (id int PRIMARY KEY);
