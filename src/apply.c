@@ -83,13 +83,29 @@ end_row(DwTarget *target, RowScope *scope)
 DwApplied
 dw_target_put(DwTarget *target, TupleTableSlot *row)
 {
+	return dw_target_put_mapped(target, row, NULL);
+}
+
+DwApplied
+dw_target_put_mapped(DwTarget *target, TupleTableSlot *row, TupleTableSlot *made_of)
+{
 	RowScope	scope;
 	DwApplied	applied;
 
 	begin_row(target, &scope);
+	target->made_of = made_of;
 	applied = target->engine->put(target, row);
 	end_row(target, &scope);
 	return applied;
+}
+
+void
+dw_target_complete(DwTarget *target, TupleTableSlot *row)
+{
+	if (target->made_of == NULL)
+		return;
+	(void) dw_project(target->flow, target->made_of, row, NULL);
+	target->made_of = NULL;
 }
 
 DwApplied

@@ -29,6 +29,7 @@ typedef struct DwTarget
 	TupleTableSlot *old_row;	/* a second one, for the image before an update */
 	MemoryContext context;
 	MemoryContext row_context;	/* reset by the caller between rows */
+	TupleTableSlot *made_of;	/* source row from which the row being put has its mapped columns only; NULL: it has all */
 	bool		pinned;			/* writing runs code of users, which must not see the writer's search_path */
 	struct DwOwnerScope *scope;	/* of the row that is being written */
 	void	   *private;
@@ -58,6 +59,10 @@ extern void dw_target_close(DwTarget *target);
  * Errors: whatever the target's constraints raise.
  */
 extern DwApplied dw_target_put(DwTarget *target, TupleTableSlot *row);
+/* The same for a row from dw_project_mapped; made_of: its source row, for the other columns, should it have to be inserted. */
+extern DwApplied dw_target_put_mapped(DwTarget *target, TupleTableSlot *row, TupleTableSlot *made_of);
+/* For the engines, before they insert. */
+extern void dw_target_complete(DwTarget *target, TupleTableSlot *row);
 /* Take the row away; where the mapping does not own it, its columns go back to their defaults. */
 extern DwApplied dw_target_remove(DwTarget *target, const DwKey *target_key);
 /*

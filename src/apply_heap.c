@@ -365,6 +365,7 @@ insert_row(DwTarget *target, TupleTableSlot *root_row)
 	DwLeaf	   *leaf;
 	TupleTableSlot *row;
 
+	dw_target_complete(target, root_row);
 	dw_fill_defaults(target, root_row);
 	leaf = dw_lookup_leaf_for(target->lookup, root_row, true);
 	dw_leaf_open_for_write(target, leaf);

@@ -287,6 +287,7 @@ statement_put(DwTarget *target, TupleTableSlot *row)
 		applied = DW_APPLIED_NOTHING;
 		if (target->flow->owns_target)
 		{
+			dw_target_complete(target, row);
 			run(target, statements->insert, statements->ninserted, statements->inserted, row, NULL, NULL);
 			applied = DW_APPLIED_INSERT;
 		}

@@ -248,7 +248,7 @@ attempt_project(void *arg)
 	DwAttempt  *attempt = arg;
 	DwSide	   *side = attempt->side;
 
-	attempt->result = dw_project(&side->compiled->flow[attempt->direction], attempt->row, attempt->out, attempt->snapshot);
+	attempt->result = dw_project_mapped(&side->compiled->flow[attempt->direction], attempt->row, attempt->out, attempt->snapshot);
 	if (attempt->result && attempt->direction == DW_FORWARD)
 		dw_key_of_new(side->compiled, attempt->out, &attempt->key_made);
 }
@@ -315,7 +315,7 @@ project(DwCompare *compare, DwSide *side, TupleTableSlot *old_row, DwKey *key)
 		*key = attempt.key_made;
 		return true;
 	}
-	if (!dw_project(&side->compiled->flow[DW_FORWARD], old_row, side->projected, compare->snapshot))
+	if (!dw_project_mapped(&side->compiled->flow[DW_FORWARD], old_row, side->projected, compare->snapshot))
 		return false;
 	dw_key_of_new(side->compiled, side->projected, key);
 	return true;

@@ -59,12 +59,15 @@ struct DwProjection
 	ExprContext *context[DW_MAX_NESTING][2];	/* taken in turn, so that two images can be held together */
 	int			turn;
 	ProjectionInfo *info;
+	ProjectionInfo *mapped;		/* without what is for inserts only; the same where nothing is */
+	bool		mapped_looks_up;
 	ExprState  *filter;			/* forward only; NULL without one */
 	ScopeColumn *scope;			/* reverse only */
 	int			nscope;
 	SPIPlanPtr	statement;		/* of the expressions with sub-selects; NULL without any */
 	TupleTableSlot *looked_up;	/* what it returned */
 	bool		user_code;
+	bool		personal;		/* what is for inserts looks at how the session is set */
 };
 
 /* How one side's key is computed from the other's. */
@@ -326,15 +329,16 @@ note_domains(DwCompiled *compiled, List *domains)
 	}
 }
 
-/* The target list of a flow; notes which columns it writes, and which expressions (char *) have to be looked up. */
+/* The target list of a flow, and that of updates; notes which columns they write, and which expressions (char *) have to be looked up. */
 static List *
-compile_columns(DwFlow *flow, const DwMapping *mapping, Relation source, Relation target, List **sought)
+compile_columns(DwFlow *flow, const DwMapping *mapping, Relation source, Relation target, List **sought, List **mapped)
 {
 	DwProjection *projection = flow->projection;
 	TupleDesc	desc = CreateTemplateTupleDesc(list_length(mapping->columns[flow->direction]));
 	List	   *tlist = NIL;
 	ListCell   *lc;
 
+	*mapped = NIL;
 	foreach(lc, mapping->columns[flow->direction])
 	{
 		DwColumn   *column = lfirst(lc);
@@ -350,13 +354,17 @@ compile_columns(DwFlow *flow, const DwMapping *mapping, Relation source, Relatio
 			note_used_columns(flow, node);
 		}
 		projection->user_code |= parsed->user_code;
+		projection->personal |= parsed->is_personal;
 		note_domains(flow->compiled, parsed->domains);
 		if (parsed->has_sublink)
 		{
 			*sought = lappend(*sought, column->expression);
+			projection->mapped_looks_up |= !column->insert_only;
 			node = looked_up_column(column->expression, source, att, desc, list_length(*sought));
 		}
 		tlist = lappend(tlist, makeTargetEntry((Expr *) node, attno, NULL, false));
+		if (!column->insert_only)
+			*mapped = lappend(*mapped, llast(tlist));
 	}
 	/* what is left over stays null */
 	for (int i = list_length(*sought) + 1; i <= desc->natts; i++)
@@ -436,6 +444,13 @@ is_any(const Trigger *trigger)
 	return true;
 }
 
+static ProjectionInfo *
+build_projection(DwFlow *flow, List *tlist)
+{
+	return ExecBuildProjectionInfo(tlist, projection_context(flow),
+								   MakeSingleTupleTableSlot(flow->target_desc, &TTSOpsVirtual), NULL, NULL);
+}
+
 static void
 compile_flow(DwCompiled *compiled, DwDirection direction, Relation source, Relation target)
 {
@@ -443,6 +458,7 @@ compile_flow(DwCompiled *compiled, DwDirection direction, Relation source, Relat
 	const DwMapping *mapping = compiled->mapping;
 	DwProjection *projection = palloc0(sizeof(DwProjection));
 	List	   *sought = NIL;
+	List	   *mapped;
 	List	   *tlist;
 
 	flow->compiled = compiled;
@@ -462,7 +478,7 @@ compile_flow(DwCompiled *compiled, DwDirection direction, Relation source, Relat
 
 	for (int i = 0; i < flow->source_key->ncolumns; i++)
 		flow->used = bms_add_member(flow->used, flow->source_key->columns[i]);
-	tlist = compile_columns(flow, mapping, source, target, &sought);
+	tlist = compile_columns(flow, mapping, source, target, &sought, &mapped);
 	compile_filter(flow, mapping, source);
 	flow->runs_queries = sought != NIL;
 	if (sought != NIL)
@@ -474,9 +490,8 @@ compile_flow(DwCompiled *compiled, DwDirection direction, Relation source, Relat
 		MemoryContextRegisterResetCallback(compiled->context, callback);
 		prepare_statement(flow, sought);
 	}
-	projection->info = ExecBuildProjectionInfo(tlist, projection_context(flow),
-											   MakeSingleTupleTableSlot(flow->target_desc, &TTSOpsVirtual),
-											   NULL, NULL);
+	projection->info = build_projection(flow, tlist);
+	projection->mapped = list_length(mapped) == list_length(tlist) ? projection->info : build_projection(flow, mapped);
 	compiled->user_code |= projection->user_code;
 	compiled->reads_tables |= projection->user_code || projection->statement != NULL;
 }
@@ -706,22 +721,22 @@ look_up(DwFlow *flow, TupleTableSlot *source, ExprContext *econtext, Snapshot sn
 
 /* The evaluation itself, as whoever runs it. */
 static bool
-project_row(DwFlow *flow, TupleTableSlot *source, TupleTableSlot *out, ExprContext *econtext, Snapshot snapshot)
+project_row(DwFlow *flow, ProjectionInfo *info, TupleTableSlot *source, TupleTableSlot *out, ExprContext *econtext, Snapshot snapshot)
 {
 	DwProjection *projection = flow->projection;
 
 	if (!passes(projection, source, econtext))
 		return false;
-	if (projection->statement != NULL)
+	if (projection->statement != NULL && (info == projection->info || projection->mapped_looks_up))
 		look_up(flow, source, econtext, snapshot);
-	projection->info->pi_exprContext = econtext;
-	projection->info->pi_state.resultslot = out;
-	ExecProject(projection->info);
+	info->pi_exprContext = econtext;
+	info->pi_state.resultslot = out;
+	ExecProject(info);
 	return true;
 }
 
-bool
-dw_project(DwFlow *flow, TupleTableSlot *source, TupleTableSlot *out, Snapshot snapshot)
+static bool
+project(DwFlow *flow, ProjectionInfo *info, TupleTableSlot *source, TupleTableSlot *out, Snapshot snapshot)
 {
 	DwProjection *projection = flow->projection;
 	ExprContext *econtext = projection_context(flow);
@@ -734,12 +749,26 @@ dw_project(DwFlow *flow, TupleTableSlot *source, TupleTableSlot *out, Snapshot s
 	ExecClearTuple(out);
 	memset(out->tts_isnull, true, flow->target_desc->natts * sizeof(bool));
 	if (!projection->user_code)
-		return project_row(flow, source, out, econtext, snapshot);
+		return project_row(flow, info, source, out, econtext, snapshot);
 
 	dw_owner_enter(&scope, flow->source_owner, true);
-	result = project_row(flow, source, out, econtext, snapshot);
+	if (projection->personal && info == projection->info)
+		dw_pin_formats();
+	result = project_row(flow, info, source, out, econtext, snapshot);
 	dw_owner_leave(&scope);
 	return result;
+}
+
+bool
+dw_project(DwFlow *flow, TupleTableSlot *source, TupleTableSlot *out, Snapshot snapshot)
+{
+	return project(flow, flow->projection->info, source, out, snapshot);
+}
+
+bool
+dw_project_mapped(DwFlow *flow, TupleTableSlot *source, TupleTableSlot *out, Snapshot snapshot)
+{
+	return project(flow, flow->projection->mapped, source, out, snapshot);
 }
 
 /* Would the cast raise an error? */

@@ -60,6 +60,26 @@ from_applied(DwConverge *converge, DwApplied applied)
 	}
 }
 
+/*
+ * The source row, made into target->row: as far as an update needs it; in place, where nothing is inserted, with what an update fills in
+ * once.
+ */
+static bool
+make_row(DwConverge *converge, TupleTableSlot *row)
+{
+	converge->made_of = NULL;
+	if (DW_FLOW_IN_PLACE(converge->flow))
+		return dw_project(converge->flow, row, converge->target->row, NULL);
+	converge->made_of = row;
+	return dw_project_mapped(converge->flow, row, converge->target->row, NULL);
+}
+
+static DwApplied
+put_row(DwConverge *converge)
+{
+	return dw_target_put_mapped(converge->target, converge->target->row, converge->made_of);
+}
+
 /* A row of another server is read, not locked: what changes it meanwhile is for the reconciliation to find. */
 static DwFind
 read_foreign_source(DwConverge *converge, const DwKey *source_key, bool *in_mapping)
@@ -68,7 +88,7 @@ read_foreign_source(DwConverge *converge, const DwKey *source_key, bool *in_mapp
 
 	if (row == NULL)
 		return DW_FIND_NONE;
-	*in_mapping = dw_project(converge->flow, row, converge->target->row, NULL);
+	*in_mapping = make_row(converge, row);
 	return DW_FIND_FOUND;
 }
 
@@ -83,7 +103,7 @@ read_source(DwConverge *converge, const DwKey *source_key, bool *in_mapping)
 		return read_foreign_source(converge, source_key, in_mapping);
 	find = dw_lookup_lock(converge->source, source_key, converge->target->wait, false, &leaf);
 	if (find == DW_FIND_FOUND)
-		*in_mapping = dw_project(converge->flow, dw_leaf_row(converge->source, leaf), converge->target->row, NULL);
+		*in_mapping = make_row(converge, dw_leaf_row(converge->source, leaf));
 	return find;
 }
 
@@ -175,7 +195,7 @@ takes_over(DwConverge *sibling, const DwKey *target_key)
 		return vouches_by_snapshot(sibling, &source_key);
 	if (find == DW_FIND_NONE || !in_mapping)
 		return false;
-	(void) dw_target_put(sibling->target, sibling->target->row);
+	(void) put_row(sibling);
 	return true;
 }
 
@@ -253,7 +273,7 @@ converge_pair(DwConverge *converge, const DwKey *source_key, const DwKey *target
 	if (in_mapping && converge->flow->compiled->computed_key)
 		dw_key_must_return(converge->flow, source_key, target_key);
 	if (in_mapping)
-		return from_applied(converge, dw_target_put(converge->target, converge->target->row));
+		return from_applied(converge, put_row(converge));
 	return remove_target(converge, target_key);
 }
 

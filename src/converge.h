@@ -19,6 +19,7 @@ typedef struct DwConverge		/* a flow opened for converging: source look-up and t
 	DwLookup   *source;			/* NULL for a source on another server: */
 	DwTarget   *foreign_source;
 	DwTarget   *target;
+	TupleTableSlot *made_of;	/* source row of target->row, where that has its mapped columns only */
 	List	   *siblings;		/* of DwConverge: other mappings that own rows of this target; opened when first needed */
 	bool		siblings_known;
 	DwApplied	applied;		/* what the last call did to the target row */

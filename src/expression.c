@@ -209,6 +209,42 @@ is_user_code(Oid function, void *arg)
 	return language != INTERNALlanguageId && language != ClanguageId;
 }
 
+/* Not immutable, and yet the same whoever calls it and however his session is set. */
+static bool
+is_impersonal(Oid function)
+{
+	static const char *const names[] = {"now", "clock_timestamp", "statement_timestamp", "transaction_timestamp", "random",
+	"gen_random_uuid", "uuidv4", "uuidv7", "enum_in", "enum_out"};
+
+	for (int i = 0; i < (int) lengthof(names); i++)
+		if (strcmp(get_func_name(function), names[i]) == 0)
+			return true;
+	return false;
+}
+
+static bool
+is_personal_function(Oid function, void *arg)
+{
+	(void) arg;
+	return function < FirstNormalObjectId && func_volatile(function) != PROVOLATILE_IMMUTABLE && !is_impersonal(function);
+}
+
+/*
+ * Does it call a built-in function that asks who calls it (nextval: may he use the sequence?), or how his session is set?  Only what is
+ * for inserts alone may; it is run as the owner then, as in the background.
+ */
+static bool
+depends_on_caller(Node *node, void *arg)
+{
+	if (node == NULL)
+		return false;
+	if (IsA(node, Query))
+		return query_tree_walker((Query *) node, depends_on_caller, arg, 0);
+	if (IsA(node, SQLValueFunction))
+		return ((SQLValueFunction *) node)->op != SVFOP_CURRENT_TIMESTAMP && ((SQLValueFunction *) node)->op != SVFOP_CURRENT_TIMESTAMP_N;
+	return check_functions_in_node(node, is_personal_function, NULL) || expression_tree_walker(node, depends_on_caller, arg);
+}
+
 static void
 note_column(const Var *var, DwWalk *walk)
 {
@@ -450,7 +486,8 @@ classify(DwExpression *expression, Relation source, const char *what)
 
 	/* what the planner added (defaults) is as much code of users as what it took away (by inlining it) */
 	(void) walk_expression(planned, &walk);
-	expression->user_code = walk.user_code || expression->has_sublink;
+	expression->is_personal = expression->is_mutable && depends_on_caller(planned, NULL);
+	expression->user_code = walk.user_code || expression->has_sublink || expression->is_personal;
 	expression->domains = walk.domains;
 	expression->is_constant = !expression->has_sublink && !expression->is_mutable && expression->columns == NULL;
 	find_plain_column(expression);

@@ -24,7 +24,8 @@ typedef struct DwExpression
 	bool		is_constant;	/* no column, no sub-select, immutable */
 	bool		is_volatile;
 	bool		is_mutable;		/* stable or volatile: depends on session or time */
-	bool		user_code;		/* calls a function that is neither built in nor in C: pin settings around it */
+	bool		user_code;		/* to be run as the owner, under pinned settings: calls a function that is neither built in nor in C, or: */
+	bool		is_personal;	/* one that is built in and looks at its caller, or at how his session is set */
 	AttrNumber	column;			/* plain reference to this column, possibly through a cast; else 0 */
 	bool		lossless;		/* with column: the casts keep the value, or fail */
 	Bitmapset  *columns;		/* attribute numbers it reads, plain (no offset) */

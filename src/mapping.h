@@ -85,7 +85,7 @@ typedef struct DwCompiled
 	DwKeyShape	new_key;
 	bool		new_is_foreign;
 	bool		computed_key;	/* two keys of one side may lead to the same one of the other: to be looked at before writing */
-	bool		user_code;		/* some expression calls a function that is neither built in nor in C */
+	bool		user_code;		/* some expression has to run as the owner, and under pinned settings */
 	bool		reads_tables;	/* some expression has a sub-select, or code of users, which may: a row is not all it depends on */
 	DwFlow		flow[2];		/* by DwDirection */
 	List	   *domains;		/* hash values of the domains that expressions cast to: their constraints are compiled in */
@@ -153,6 +153,12 @@ extern DwTable *dw_table_get(Relation rel);
  * call for this flow (so that an old and a new image can be held against each other), and as long as source.
  */
 extern bool dw_project(DwFlow *flow, TupleTableSlot *source, TupleTableSlot *out, Snapshot snapshot);
+
+/*
+ * The same in the columns of flow->mapped alone, which are all that updates and comparisons look at: what is for inserts only may
+ * take a number from a sequence, or do anything else that wants to be done once.
+ */
+extern bool dw_project_mapped(DwFlow *flow, TupleTableSlot *source, TupleTableSlot *out, Snapshot snapshot);
 
 /* Does the row pass the filter, or the scope?  (dw_project asks, too.) */
 extern bool dw_in_mapping(DwFlow *flow, TupleTableSlot *source);

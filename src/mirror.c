@@ -195,9 +195,11 @@ mirror_image(DwStatement *statement, DwFlow *flow, TupleTableSlot *row, bool is_
 	DwTarget   *target = dw_statement_target(statement, flow);
 	DwApplied	applied;
 	DwKey		source_key;
+	bool		in_mapping;
 
 	source_key_of(flow, row, &source_key);
-	if (!dw_project(flow, row, target->row, NULL))
+	in_mapping = is_new ? dw_project(flow, row, target->row, NULL) : dw_project_mapped(flow, row, target->row, NULL);
+	if (!in_mapping)
 		return mirror_removal(statement, flow, &source_key, false);
 	if (is_new && flow->compiled->computed_key)
 		check_new_key(flow, &source_key, target->row);
@@ -206,7 +208,7 @@ mirror_image(DwStatement *statement, DwFlow *flow, TupleTableSlot *row, bool is_
 		dw_gather_insert(statement, flow, target->row);
 		return DW_COUNT_LATER;
 	}
-	applied = dw_target_put(target, target->row);
+	applied = is_new ? dw_target_put(target, target->row) : dw_target_put_mapped(target, target->row, row);
 	if (applied == DW_APPLIED_INSERT)
 		dw_propagate_fillers(statement, flow, &source_key);
 	if (applied != DW_APPLIED_NOTHING)
@@ -273,8 +275,8 @@ changes_no_image(DwStatement *statement, DwFlow *flow, const DwRowEvent *event)
 
 	if (target->quiet_unchanged)
 		return !dw_in_mapping(flow, event->old_row) && !dw_in_mapping(flow, event->new_row);
-	was_in = dw_project(flow, event->old_row, target->old_row, NULL);
-	is_in = dw_project(flow, event->new_row, target->row, NULL);
+	was_in = dw_project_mapped(flow, event->old_row, target->old_row, NULL);
+	is_in = dw_project_mapped(flow, event->new_row, target->row, NULL);
 	return was_in == is_in && (!is_in || images_equal(flow, target->old_row, target->row));
 }
 

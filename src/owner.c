@@ -36,6 +36,18 @@ dw_owner_pin(DwOwnerScope *scope)
 }
 
 void
+dw_pin_formats(void)
+{
+	static const char *const pinned[][2] = {
+		{"DateStyle", "ISO, YMD"}, {"IntervalStyle", "postgres"}, {"TimeZone", "UTC"},
+		{"bytea_output", "hex"}, {"extra_float_digits", "1"}, {"xmlbinary", "base64"}, {"lc_monetary", "C"}
+	};
+
+	for (size_t i = 0; i < lengthof(pinned); i++)
+		(void) set_config_option(pinned[i][0], pinned[i][1], PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
+}
+
+void
 dw_owner_leave(DwOwnerScope *scope)
 {
 	if (scope->saved_nest != 0)

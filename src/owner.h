@@ -22,6 +22,8 @@ extern void dw_owner_enter(DwOwnerScope *scope, Oid owner, bool pin_settings);
 extern void dw_owner_leave(DwOwnerScope *scope);
 /* Pin the settings from here on, where dw_owner_enter was not asked to. */
 extern void dw_owner_pin(DwOwnerScope *scope);
+/* Pin what says how values look as text, and where it is what time; until the caller's GUC nest level ends. */
+extern void dw_pin_formats(void);
 /* Owner of a relation. */
 extern Oid	dw_relation_owner(Oid relid);
 

@@ -200,7 +200,7 @@ move_row(DwStatement *statement, DwFlow *flow, const DwPostponed *move)
 
 	if (converge->source == NULL ||
 		dw_lookup_newest(converge->source, &move->source_key, true, true, &leaf) != DW_FIND_FOUND ||
-		!dw_project(flow, dw_leaf_row(converge->source, leaf), target->row, NULL) ||
+		!dw_project_mapped(flow, dw_leaf_row(converge->source, leaf), target->row, NULL) ||
 		!dw_key_across(flow, &move->from_key, &target_from) ||
 		(dw_statement_shares_target(flow) && dw_sibling_takes_over(converge, &target_from)))
 		return false;

@@ -6,6 +6,7 @@
 #include "postgres.h"
 
 #include "mapping.h"
+#include "owner.h"
 
 #include "catalog/pg_type.h"
 #include "utils/builtins.h"
@@ -134,15 +135,9 @@ depends_on_settings(Oid type)
 static int
 pin_output_settings(void)
 {
-	static const char *const pinned[][2] = {
-		{"DateStyle", "ISO, YMD"}, {"IntervalStyle", "postgres"}, {"TimeZone", "UTC"},
-		{"bytea_output", "hex"}, {"extra_float_digits", "1"}, {"xmlbinary", "base64"}, {"lc_monetary", "C"}
-	};
 	int			nest = NewGUCNestLevel();
 
-	for (size_t i = 0; i < lengthof(pinned); i++)
-		(void) set_config_option(pinned[i][0], pinned[i][1], PGC_USERSET, PGC_S_SESSION,
-								 GUC_ACTION_SAVE, true, 0, false);
+	dw_pin_formats();
 	return nest;
 }
 

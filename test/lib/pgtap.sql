@@ -34,3 +34,28 @@ BEGIN
 		EXECUTE statement;
 	END LOOP;
 END $$;
+
+-- A transaction id of a subtransaction of its own: younger than all before it.
+CREATE FUNCTION next_xid() RETURNS bigint LANGUAGE plpgsql AS $$
+DECLARE result bigint;
+BEGIN
+	BEGIN
+		CREATE TEMP TABLE next_xid AS SELECT 1 AS one;
+		SELECT xmin::text::bigint FROM next_xid INTO result;
+		DROP TABLE next_xid;
+	EXCEPTION WHEN division_by_zero THEN NULL;
+	END;
+	RETURN result;
+END $$;
+
+-- Number of subtransactions that a statement writes in.  Ids that other sessions have taken meanwhile, as autovacuum may, are not counted.
+CREATE FUNCTION xids_of(statement text) RETURNS bigint LANGUAGE plpgsql AS $$
+DECLARE
+	before bigint := next_xid();
+	after bigint;
+BEGIN
+	EXECUTE statement;
+	after := next_xid();
+	RETURN (SELECT count(*) FROM generate_series(before + 1, after - 1) x WHERE pg_xact_status(x::text::xid8) <> 'committed'
+		AND NOT EXISTS (SELECT FROM pg_locks l WHERE l.locktype = 'transactionid' AND l.transactionid::text::bigint = x AND l.pid IS DISTINCT FROM pg_backend_pid()));
+END $$;

@@ -148,20 +148,6 @@ SELECT is((SELECT count(*) FROM x) + (SELECT count(*) FROM xn), 0::bigint, 'noth
 -- subtransactions: none with abort, one a statement with queue, whatever the number of rows
 CREATE TABLE st (id int PRIMARY KEY, v text); CREATE TABLE stn (id int PRIMARY KEY, v text);
 SELECT dualwrite.create_migration('st', 'st', 'stn');
-CREATE FUNCTION xids_of(statement text) RETURNS bigint LANGUAGE plpgsql AS $$
-DECLARE
-	before xid8 := pg_current_xact_id();
-	nxt xid8;
-BEGIN
-	EXECUTE statement;
-	BEGIN		-- an id of its own, given out after those of the statement
-		CREATE TEMP TABLE probe ON COMMIT DROP AS SELECT 1 AS one;
-		SELECT xmin::text::xid8 FROM probe INTO nxt;
-		DROP TABLE probe;
-	EXCEPTION WHEN division_by_zero THEN NULL;
-	END;
-	RETURN nxt::text::bigint - before::text::bigint - 1;
-END $$;
 CALL dualwrite.run('st', 'verify');
 SELECT dualwrite.pause(m) FROM unnest(ARRAY['st', 'x']) m;
 SELECT is(xids_of('INSERT INTO st SELECT g, ''v'' FROM generate_series(1, 500) g'), 0::bigint, 'abort: no subtransaction');

@@ -44,6 +44,43 @@ SELECT is((SELECT string_agg(id::text, ' ' ORDER BY id) FROM o WHERE id > 5), '6
 DELETE FROM n WHERE ident = 51;
 SELECT is(kinds(), 0::bigint, 'expressions: all in all');
 
+-- What is for rows that are inserted is evaluated for these alone, as the owner and under pinned settings, whoever writes.
+CREATE SEQUENCE numbers;
+CREATE TABLE once (id int PRIMARY KEY, v text);
+CREATE TABLE once_n (id int PRIMARY KEY, v text, n bigint NOT NULL, who name, path text, at text);
+SELECT dualwrite.create_migration('once', 'once', 'once_n', forward => $${"n": {"expr": "nextval('numbers')", "on": "insert"}, "who": {"expr": "current_user", "on": "insert"},
+	"path": {"expr": "current_setting('search_path')", "on": "insert"}, "at": {"expr": "(timestamptz '2024-01-31 12:00+00')::text", "on": "insert"}}$$, reverse => '{"v": "v"}');
+INSERT INTO once SELECT g, 'copied' FROM generate_series(1, 5) g;
+CALL dualwrite.run('once', 'verify');
+SELECT is((SELECT max(n) FROM once_n), 5::bigint, '"on": "insert": the backfill');
+CREATE ROLE once_writer;
+GRANT SELECT, INSERT, UPDATE, DELETE ON once TO once_writer;
+SET ROLE once_writer;
+SET TimeZone = 'Pacific/Chatham'; SET DateStyle = 'German'; SET search_path = public, pg_catalog;
+INSERT INTO once VALUES (6, 'one'); INSERT INTO once SELECT g, 'many' FROM generate_series(7, 20) g;
+SELECT results_eq('SELECT max(id)::int, count(*)::int FROM once', 'VALUES (20, 20)', 'a role with no rights on the sequence writes');
+UPDATE once SET v = v || '+'; UPDATE once SET v = upper(v) WHERE id % 2 = 0; INSERT INTO once VALUES (1, 'x') ON CONFLICT (id) DO UPDATE SET v = 'upserted'; DELETE FROM once WHERE id = 20;
+RESET ALL; RESET ROLE;
+SELECT is((SELECT last_value FROM numbers), 20::bigint, '"on": "insert" takes one number a row, updates none');
+SELECT is((SELECT count(*) FROM once_n WHERE n = id), 19::bigint, 'which stay what they were');
+SELECT is((SELECT string_agg(DISTINCT concat_ws(' ', who, path, at), ', ') FROM once_n WHERE id > 5), (SELECT concat_ws(' ', who, path, at) FROM once_n WHERE id = 1), 'whoever writes, it is the owner');
+SELECT is((SELECT sum(missing + extra + different) FROM dualwrite.reconcile('once')), 0::numeric, 'it is not compared');
+SELECT is((SELECT last_value FROM numbers), 20::bigint, 'nor evaluated for that');
+-- a row that is not there when it should be is complete nevertheless
+SELECT dualwrite.pause('once');
+CALL bypass('{once_n}', 'DELETE FROM once_n WHERE id = 3');
+UPDATE once SET v = 'missed' WHERE id = 3;
+SELECT is((SELECT v || n FROM once_n WHERE id = 3), 'missed21', 'an update that has to insert');
+-- nor where errors are queued
+SELECT dualwrite.configure('once', 'mirror_on_error', 'queue');
+INSERT INTO once SELECT g, 'queued' FROM generate_series(22, 30) g;
+UPDATE once SET v = v || '?'; UPDATE once SET id = id + 1000 WHERE id = 22; DELETE FROM once WHERE id < 3;
+SELECT is((SELECT concat_ws(' ', last_value, (SELECT count(*) FROM once_n WHERE n = id % 1000), (SELECT count(*) FROM once_n)) FROM numbers), '30 25 26', 'the same where errors are queued');
+SELECT is(differences('TABLE once', 'SELECT id, v FROM once_n'), 0::bigint, 'and both sides agree');
+SELECT dualwrite.rollback('once', 'defined', force => true) \gset
+SELECT dualwrite.drop_migration('once');
+DROP OWNED BY once_writer; DROP ROLE once_writer;
+
 -- shards by filter: rows go from one to the other
 CREATE TABLE whole (id int PRIMARY KEY, region text, v text);
 CREATE TABLE east (id int PRIMARY KEY, region text CHECK (region = 'e'), v text, own int DEFAULT 1); CREATE TABLE west (v text, id int PRIMARY KEY, region text CHECK (region = 'w'));

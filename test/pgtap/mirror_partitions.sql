@@ -249,20 +249,6 @@ SELECT is(differences('SELECT id, k, v FROM lo', 'SELECT id, k, v FROM ln'), 0::
 DROP TRIGGER shift ON lo_b0;
 UPDATE ln SET own = 'row ' || v;
 -- one subtransaction a statement
-CREATE FUNCTION xids_of(statement text) RETURNS bigint LANGUAGE plpgsql AS $$
-DECLARE
-	before xid8 := pg_current_xact_id();
-	nxt xid8;
-BEGIN
-	EXECUTE statement;
-	BEGIN		-- an id of its own, given out after those of the statement
-		CREATE TEMP TABLE probe ON COMMIT DROP AS SELECT 1 AS one;
-		SELECT xmin::text::xid8 FROM probe INTO nxt;
-		DROP TABLE probe;
-	EXCEPTION WHEN division_by_zero THEN NULL;
-	END;
-	RETURN nxt::text::bigint - before::text::bigint - 1;
-END $$;
 SELECT dualwrite.configure('late', 'mirror_on_error', 'queue');
 SELECT dualwrite.pause(name) FROM _dualwrite.migration;
 SELECT is(xids_of($$INSERT INTO lo_b1 (id, k, v) SELECT g, 'b', g FROM generate_series(300001, 300050) g$$), 1::bigint, 'where errors are queued: one subtransaction for an INSERT');
