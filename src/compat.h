@@ -40,6 +40,13 @@ typedef bool DwIndexUpdate;
 #define dw_index_beginscan(heap, index, snapshot, nkeys) index_beginscan(heap, index, snapshot, nkeys, 0)
 #endif
 
+/* 16: the table, for logging; 17: no snapshot. */
+#if PG_VERSION_NUM >= 160000
+#define dw_bt_search(index, heap, key, buffer) _bt_search(index, heap, key, buffer, BT_READ)
+#else
+#define dw_bt_search(index, heap, key, buffer) ((void) (heap), _bt_search(index, key, buffer, BT_READ, NULL))
+#endif
+
 /* 18: the tuple that is being updated, NULL for inserts. */
 #if PG_VERSION_NUM >= 180000
 #define dw_check_index_constraints(rri, slot, estate, tid, arbiters) \

@@ -80,6 +80,9 @@ typedef struct DwKeyMap
 	ExprState  *expression[INDEX_MAX_KEYS];
 	AttrNumber	narrowed_from[INDEX_MAX_KEYS];	/* source column, when the expression is int8 -> int4 … of it */
 	Oid			narrowed_by[INDEX_MAX_KEYS];	/* the cast */
+	bool		copied;			/* each column is a column of the source's key, or that cast from integer to integer: */
+	int			copied_from[INDEX_MAX_KEYS];	/* position in the source's key */
+	Oid			copied_by[INDEX_MAX_KEYS];	/* the cast; 0: none */
 	AttrNumber	made_of[INDEX_MAX_KEYS];	/* the one source column that the expression reads; 0: none, or several */
 	bool		may_fail;		/* some value of the source may raise an error */
 	bool		user_code;
@@ -533,6 +536,40 @@ is_infallible(const DwKeyMap *map, int i, Node *node)
 	return IsA(node, Var) || IsA(node, Const);
 }
 
+/* Is it a column of the source's key, which need not be evaluated to be known? */
+static bool
+note_copy(DwKeyMap *map, int i, Node *node)
+{
+	if (IsA(node, FuncExpr))
+	{
+		FuncExpr   *call = (FuncExpr *) node;
+
+		switch (call->funcid)
+		{
+			case F_INT8_INT4:
+			case F_INT8_INT2:
+			case F_INT4_INT2:
+			case F_INT4_INT8:
+			case F_INT2_INT8:
+			case F_INT2_INT4:
+				map->copied_by[i] = call->funcid;
+				node = linitial(call->args);
+				break;
+			default:
+				return false;
+		}
+	}
+	if (IsA(node, RelabelType))
+		node = (Node *) ((RelabelType *) node)->arg;
+	for (int k = 0; IsA(node, Var) && k < map->from->ncolumns; k++)
+		if (map->from->columns[k] == ((Var *) node)->varattno)
+		{
+			map->copied_from[i] = k;
+			return true;
+		}
+	return false;
+}
+
 static DwColumn *
 column_named(List *columns, const char *name)
 {
@@ -555,6 +592,7 @@ compile_key_map(DwCompiled *compiled, DwDirection direction, Relation source, Re
 	map->from = flow->source_key;
 	map->owner = flow->source_owner;
 	map->row = MakeSingleTupleTableSlot(flow->source_desc, &TTSOpsVirtual);
+	map->copied = true;
 	foreach(lc, target_names)
 	{
 		DwColumn   *column = column_named(mapping->columns[direction], lfirst(lc));
@@ -569,6 +607,7 @@ compile_key_map(DwCompiled *compiled, DwDirection direction, Relation source, Re
 			altered(mapping, "plain expression of key column", lfirst(lc));
 		note_narrowing(map, map->ncolumns, node);
 		map->may_fail |= !is_infallible(map, map->ncolumns, node);
+		map->copied &= note_copy(map, map->ncolumns, node);
 		if (bms_membership(parsed->columns) == BMS_SINGLETON)
 			map->made_of[map->ncolumns] = bms_singleton_member(parsed->columns);
 		map->user_code |= parsed->user_code;
@@ -788,6 +827,43 @@ out_of_range(Oid cast, Datum value)
 	}
 }
 
+static Datum
+cast_integer(Oid cast, Datum value)
+{
+	switch (cast)
+	{
+		case F_INT8_INT4:
+			return Int64GetDatum(DatumGetInt32(value));
+		case F_INT8_INT2:
+			return Int64GetDatum(DatumGetInt16(value));
+		case F_INT4_INT2:
+			return Int32GetDatum(DatumGetInt16(value));
+		case F_INT4_INT8:
+			return Int32GetDatum((int32) DatumGetInt64(value));
+		case F_INT2_INT8:
+			return Int16GetDatum((int16) DatumGetInt64(value));
+		case F_INT2_INT4:
+			return Int16GetDatum((int16) DatumGetInt32(value));
+		default:
+			return value;
+	}
+}
+
+/* Most keys are columns of the other side's.  false: there is no such key. */
+static bool
+copy_key(const DwKeyMap *map, const DwKey *source_key, DwKey *target_key)
+{
+	for (int i = 0; i < map->ncolumns; i++)
+	{
+		Datum		value = source_key->values[map->copied_from[i]];
+
+		if (out_of_range(map->copied_by[i], value))
+			return false;
+		target_key->values[i] = cast_integer(map->copied_by[i], value);
+	}
+	return true;
+}
+
 /* The expressions of a target key over map->row. */
 typedef struct KeyWork
 {
@@ -856,13 +932,16 @@ bool
 dw_key_across(DwFlow *flow, const DwKey *source_key, DwKey *target_key)
 {
 	DwKeyMap   *map = flow->compiled->key_map[flow->direction];
-	ExprContext *econtext = own_context(&map->context[dw_nesting()], flow->compiled->context);
+	ExprContext *econtext;
 	TupleTableSlot *row = map->row;
-	KeyWork		work = {map, econtext, target_key, false};
+	KeyWork		work = {map, NULL, target_key, false};
 	DwError		error;
 
 	if (!key_in_scope(flow, source_key))
 		return false;
+	if (map->copied)
+		return copy_key(map, source_key, target_key);
+	work.econtext = econtext = own_context(&map->context[dw_nesting()], flow->compiled->context);
 	ResetExprContext(econtext);
 	ExecClearTuple(row);
 	memset(row->tts_isnull, true, row->tts_tupleDescriptor->natts * sizeof(bool));

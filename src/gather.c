@@ -32,6 +32,8 @@ struct DwGather
 	DwBulk	   *bulk;			/* of inserts */
 	bool	   *conflicts;
 	Datum	   *keys;			/* of deletes: target keys, of one column */
+	bool		key_byval;
+	int16		key_length;
 	MemoryContext key_memory;
 	int			at;				/* row being written by itself; -1: none */
 };
@@ -79,6 +81,10 @@ make(DwStatement *statement, DwFlow *flow, Relation rel, bool deleting)
 		dw_execution_is_private(rel, flow->target, target->lookup->heaps);
 	if (gather->possible && deleting)
 	{
+		Form_pg_attribute att = TupleDescAttr(flow->target_desc, flow->target_key->columns[0] - 1);
+
+		gather->key_byval = att->attbyval;
+		gather->key_length = att->attlen;
 		gather->keys = palloc(sizeof(Datum) * MAX_GATHERED);
 		gather->key_memory = AllocSetContextCreate(statement->context, "dualwrite keys", ALLOCSET_DEFAULT_SIZES);
 	}
@@ -92,8 +98,8 @@ make(DwStatement *statement, DwFlow *flow, Relation rel, bool deleting)
 	return gather;
 }
 
-bool
-dw_gather_possible(DwStatement *statement, DwFlow *flow, Relation rel, bool deleting)
+DwGather *
+dw_gather_for(DwStatement *statement, DwFlow *flow, Relation rel, bool deleting)
 {
 	DwGather   *gather = find(statement, flow, deleting);
 
@@ -105,30 +111,32 @@ dw_gather_possible(DwStatement *statement, DwFlow *flow, Relation rel, bool dele
 		gather = make(statement, flow, rel, deleting);
 		CurrentResourceOwner = saved;
 	}
-	return gather->possible;
+	return gather->possible ? gather : NULL;
 }
 
 void
-dw_gather_insert(DwStatement *statement, DwFlow *flow, TupleTableSlot *row)
+dw_gather_insert(DwStatement *statement, DwGather *gather, TupleTableSlot *row)
 {
-	DwGather   *gather = find(statement, flow, false);
-
 	if (!dw_bulk_add(gather->bulk, row))
-		elog(ERROR, "rows gathered for table %u were not written in time", flow->target);
+		elog(ERROR, "rows gathered for table %u were not written in time", gather->flow->target);
 	gather->nrows++;
 	statement->gathered++;
 	statement->gather_full |= dw_bulk_full(gather->bulk);
 }
 
 void
-dw_gather_delete(DwStatement *statement, DwFlow *flow, const DwKey *target_key)
+dw_gather_delete(DwStatement *statement, DwGather *gather, const DwKey *target_key)
 {
-	DwGather   *gather = find(statement, flow, true);
-	Form_pg_attribute att = TupleDescAttr(flow->target_desc, flow->target_key->columns[0] - 1);
-	MemoryContext old = MemoryContextSwitchTo(gather->key_memory);
+	Datum		key = target_key->values[0];
 
-	gather->keys[gather->nrows++] = datumCopy(target_key->values[0], att->attbyval, att->attlen);
-	MemoryContextSwitchTo(old);
+	if (!gather->key_byval)
+	{
+		MemoryContext old = MemoryContextSwitchTo(gather->key_memory);
+
+		key = datumCopy(key, false, gather->key_length);
+		MemoryContextSwitchTo(old);
+	}
+	gather->keys[gather->nrows++] = key;
 	statement->gathered++;
 	statement->gather_full |= gather->nrows == MAX_GATHERED;
 }

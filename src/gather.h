@@ -10,13 +10,13 @@
 typedef struct DwGather DwGather;
 
 /*
- * May rows of this flow, which rel's trigger has come upon, be inserted (deleting: deleted) later than one by one?  Nobody
- * must be able to notice.
+ * Where rows of this flow, which rel's trigger has come upon, are kept to be inserted (deleting: deleted) later than one by one.
+ * NULL: somebody could notice that.
  */
-extern bool dw_gather_possible(DwStatement *statement, DwFlow *flow, Relation rel, bool deleting);
+extern DwGather *dw_gather_for(DwStatement *statement, DwFlow *flow, Relation rel, bool deleting);
 /* row: of the flow's target, as projected.  Errors: those of its constraints, and of defaults. */
-extern void dw_gather_insert(DwStatement *statement, DwFlow *flow, TupleTableSlot *row);
-extern void dw_gather_delete(DwStatement *statement, DwFlow *flow, const DwKey *target_key);
+extern void dw_gather_insert(DwStatement *statement, DwGather *gather, TupleTableSlot *row);
+extern void dw_gather_delete(DwStatement *statement, DwGather *gather, const DwKey *target_key);
 /* Is it time to write? */
 extern bool dw_gather_full(DwStatement *statement);
 /* Write what was gathered.  counts: by DwCounter, added to. */

@@ -47,6 +47,9 @@ static HTAB *compiled_cache = NULL;
 static HTAB *table_cache = NULL;
 static List *retired = NIL;		/* memory contexts to delete at the end of the transaction */
 
+/* The table last asked for, while its entry is in the cache. */
+static DwTable *last_table = NULL;
+
 /* Counts invalidations, so that one that arrives while an entry is being built is not missed. */
 static uint64 invalidations = 0;
 
@@ -591,9 +594,12 @@ dw_table_get(Relation rel)
 	bool		found;
 
 	notice_settings();
+	/* mostly it is the table of the row before */
+	if (last_table != NULL && last_table->relid == relid && table_is_current(last_table))
+		return last_table;
 	entry = hash_search(table_cache, &relid, HASH_FIND, &found);
 	if (found && entry->table != NULL && table_is_current(entry->table))
-		return entry->table;
+		return last_table = entry->table;
 
 	context = AllocSetContextCreate(TopTransactionContext, "dualwrite table", ALLOCSET_SMALL_SIZES);
 	table = build_table(rel, context);
@@ -601,6 +607,7 @@ dw_table_get(Relation rel)
 	entry = hash_search(table_cache, &relid, HASH_ENTER, &found);
 	if (found && entry->table != NULL)
 		retire(entry->context);
+	last_table = NULL;
 	entry->table = table;
 	entry->context = context;
 	return table;

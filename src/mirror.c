@@ -81,13 +81,16 @@ note_insert(Oid root)
 }
 
 bool
-dw_mirror_inserted_since(Oid root, CommandId command)
+dw_mirror_last_insert(Oid root, CommandId *command)
 {
 	ListCell   *lc;
 
 	foreach(lc, last_inserts)
 		if (((LastInsert *) lfirst(lc))->root == root)
-			return ((LastInsert *) lfirst(lc))->command > command;
+		{
+			*command = ((LastInsert *) lfirst(lc))->command;
+			return true;
+		}
 	return false;
 }
 
@@ -190,29 +193,27 @@ check_new_key(DwFlow *flow, const DwKey *source_key, TupleTableSlot *target_row)
 
 /* The new image, which is or is not the mapping's, becomes the target's row. */
 static DwCounter
-mirror_image(DwStatement *statement, DwFlow *flow, TupleTableSlot *row, bool is_new)
+mirror_image(DwStatement *statement, DwFlow *flow, const DwKey *source_key, TupleTableSlot *row, bool is_new)
 {
 	DwTarget   *target = dw_statement_target(statement, flow);
 	DwApplied	applied;
-	DwKey		source_key;
 	bool		in_mapping;
 
-	source_key_of(flow, row, &source_key);
 	in_mapping = is_new ? dw_project(flow, row, target->row, NULL) : dw_project_mapped(flow, row, target->row, NULL);
 	if (!in_mapping)
-		return mirror_removal(statement, flow, &source_key, false);
+		return mirror_removal(statement, flow, source_key, false);
 	if (is_new && flow->compiled->computed_key)
-		check_new_key(flow, &source_key, target->row);
-	if (statement->gathering)
+		check_new_key(flow, source_key, target->row);
+	if (statement->gathering != NULL)
 	{
-		dw_gather_insert(statement, flow, target->row);
+		dw_gather_insert(statement, statement->gathering, target->row);
 		return DW_COUNT_LATER;
 	}
 	applied = is_new ? dw_target_put(target, target->row) : dw_target_put_mapped(target, target->row, row);
 	if (applied == DW_APPLIED_INSERT)
-		dw_propagate_fillers(statement, flow, &source_key);
+		dw_propagate_fillers(statement, flow, source_key);
 	if (applied != DW_APPLIED_NOTHING)
-		dw_propagate_followers(statement, flow, &source_key);
+		dw_propagate_followers(statement, flow, source_key);
 	return dw_counter_for(applied);
 }
 
@@ -281,43 +282,39 @@ changes_no_image(DwStatement *statement, DwFlow *flow, const DwRowEvent *event)
 }
 
 static DwCounter
-mirror_update(DwStatement *statement, DwFlow *flow, const DwRowEvent *event)
+mirror_update(DwStatement *statement, DwFlow *flow, const DwKey *source_key, const DwRowEvent *event)
 {
 	DwKey		before;
-	DwKey		after;
 
 	source_key_of(flow, event->old_row, &before);
-	source_key_of(flow, event->new_row, &after);
-	if (!keys_equal(flow, &before, &after))
-		return mirror_key_change(statement, flow, event, &before, &after);
+	if (!keys_equal(flow, &before, source_key))
+		return mirror_key_change(statement, flow, event, &before, source_key);
 
 	if (writes_only_changes(flow) && changes_no_image(statement, flow, event))
 		return DW_COUNT_SKIPPED;
-	return mirror_image(statement, flow, event->new_row, false);
+	return mirror_image(statement, flow, source_key, event->new_row, false);
 }
 
 static DwCounter
-mirror_delete(DwStatement *statement, DwFlow *flow, const DwRowEvent *event)
+mirror_delete(DwStatement *statement, DwFlow *flow, const DwKey *source_key, const DwRowEvent *event)
 {
-	DwKey		source_key;
 	DwKey		target_key;
 
-	source_key_of(flow, event->old_row, &source_key);
 	if (event->moving)
 	{
-		(void) dw_statement_postpone(statement, &statement->moving, flow, &source_key);
+		(void) dw_statement_postpone(statement, &statement->moving, flow, source_key);
 		return DW_COUNT_SKIPPED;
 	}
 	if (!dw_in_mapping(flow, event->old_row))
 		return DW_COUNT_SKIPPED;
-	if (statement->gathering)
+	if (statement->gathering != NULL)
 	{
-		if (!dw_key_across(flow, &source_key, &target_key))
+		if (!dw_key_across(flow, source_key, &target_key))
 			return DW_COUNT_SKIPPED;
-		dw_gather_delete(statement, flow, &target_key);
+		dw_gather_delete(statement, statement->gathering, &target_key);
 		return DW_COUNT_LATER;
 	}
-	return mirror_removal(statement, flow, &source_key, event->truncated);
+	return mirror_removal(statement, flow, source_key, event->truncated);
 }
 
 /* The other half of a move between partitions: take the oldest row of this mapping that is on its way. */
@@ -341,18 +338,14 @@ take_moving(DwStatement *statement, DwFlow *flow, DwKey *from)
 }
 
 static DwCounter
-mirror_insert(DwStatement *statement, DwFlow *flow, const DwRowEvent *event)
+mirror_insert(DwStatement *statement, DwFlow *flow, const DwKey *source_key, const DwRowEvent *event)
 {
 	DwKey		from;
-	DwKey		to;
 
 	note_insert(event->table->root);
 	if (statement->moving != NIL && take_moving(statement, flow, &from))
-	{
-		source_key_of(flow, event->new_row, &to);
-		return mirror_key_change(statement, flow, event, &from, &to);
-	}
-	return mirror_image(statement, flow, event->new_row, true);
+		return mirror_key_change(statement, flow, event, &from, source_key);
+	return mirror_image(statement, flow, source_key, event->new_row, true);
 }
 
 /* The images are history: every key that they name is converged on what is there now. */
@@ -398,8 +391,9 @@ refuse_to_overtake(DwFlow *flow, TupleTableSlot *row)
 				 errhint("See dualwrite.queue and dualwrite.dead_letters for what is in its way, and try again.")));
 }
 
+/* source_key: that of the new row, where there is one. */
 static DwCounter
-mirror_event(DwStatement *statement, DwFlow *flow, const void *arg)
+mirror_event(DwStatement *statement, DwFlow *flow, const DwKey *source_key, const void *arg)
 {
 	const DwRowEvent *event = arg;
 	DwCounter	counter;
@@ -407,11 +401,11 @@ mirror_event(DwStatement *statement, DwFlow *flow, const void *arg)
 	if (event->stale)
 		counter = mirror_stale(statement, flow, event);
 	else if (TRIGGER_FIRED_BY_INSERT(event->event))
-		counter = mirror_insert(statement, flow, event);
+		counter = mirror_insert(statement, flow, source_key, event);
 	else if (TRIGGER_FIRED_BY_UPDATE(event->event))
-		counter = mirror_update(statement, flow, event);
+		counter = mirror_update(statement, flow, source_key, event);
 	else
-		counter = mirror_delete(statement, flow, event);
+		counter = mirror_delete(statement, flow, source_key, event);
 	if (flow->direction == DW_REVERSE && flow->compiled->queue_errors)
 	{
 		refuse_to_overtake(flow, event->old_row);
@@ -476,7 +470,7 @@ rethrow_with_context(DwFlow *flow, const DwKey *source_key, DwGather *gather)
 }
 
 /* What may fail on behalf of one flow and key, and is counted and timed for it. */
-typedef DwCounter (*MirrorWork) (DwStatement *statement, DwFlow *flow, const void *arg);
+typedef DwCounter (*MirrorWork) (DwStatement *statement, DwFlow *flow, const DwKey *source_key, const void *arg);
 
 /* gather: what work writes, when it is not a single key. */
 static DwCounter
@@ -494,7 +488,7 @@ guarded(DwStatement *statement, DwFlow *flow, const DwKey *source_key, DwGather 
 	{
 		CurrentResourceOwner = statement->owner;
 		statement->busy = true;
-		counter = work(statement, flow, arg);
+		counter = work(statement, flow, source_key, arg);
 		statement->busy = false;
 		CurrentResourceOwner = saved;
 	}
@@ -534,12 +528,13 @@ mirror_guarded(DwStatement *statement, DwFlow *flow, const DwKey *source_key, Mi
 }
 
 static DwCounter
-write_gathered(DwStatement *statement, DwFlow *flow, const void *arg)
+write_gathered(DwStatement *statement, DwFlow *flow, const DwKey *source_key, const void *arg)
 {
 	DwGather   *gather = unconstify(DwGather *, (const DwGather *) arg);
 	int64		counts[DW_NUM_COUNTERS] = {0};
 
 	(void) statement;
+	(void) source_key;
 	dw_gather_write(gather, counts);
 	for (int c = 0; c < DW_NUM_COUNTERS; c++)
 		if (counts[c] > 0)
@@ -575,17 +570,18 @@ flush_gathered(DwStatement *statement)
 	statement->gather_full = false;
 }
 
-/* May the event be put off until others like it have come? */
-static bool
-gathers(DwStatement *statement, DwFlow *flow, const DwRowEvent *event)
+/* Where the event is put off until others like it have come; NULL: it must not be. */
+static DwGather *
+gather_for(DwStatement *statement, DwFlow *flow, const DwRowEvent *event)
 {
 	bool		deleting = TRIGGER_FIRED_BY_DELETE(event->event);
 
-	return statement->events > MAX_SINGLE && statement->interrupted < MAX_INTERRUPTED &&
-		!event->stale && !event->moving && !event->truncated && statement->moving == NIL &&
-		(deleting || TRIGGER_FIRED_BY_INSERT(event->event)) &&
-		event->table->flushed && !IsLogicalWorker() && dw_nesting() == 0 &&
-		dw_gather_possible(statement, flow, event->rel, deleting);
+	if (statement->events <= MAX_SINGLE || statement->interrupted >= MAX_INTERRUPTED ||
+		event->stale || event->moving || event->truncated || statement->moving != NIL ||
+		!(deleting || TRIGGER_FIRED_BY_INSERT(event->event)) ||
+		!event->table->flushed || IsLogicalWorker() || dw_nesting() > 0)
+		return NULL;
+	return dw_gather_for(statement, flow, event->rel, deleting);
 }
 
 /* The statement that the event belongs to. */
@@ -626,8 +622,8 @@ mirror_inline(DwFlow *flow, const DwRowEvent *event)
 	}
 	flow = held;
 	statement = statement_of(event);
-	statement->gathering = gathers(statement, flow, event);
-	if (statement->gathered > 0 && (!statement->gathering || deleting != statement->deleting))
+	statement->gathering = gather_for(statement, flow, event);
+	if (statement->gathered > 0 && (statement->gathering == NULL || deleting != statement->deleting))
 	{
 		/* nothing overtakes anything but its like */
 		statement->interrupted++;
@@ -636,7 +632,7 @@ mirror_inline(DwFlow *flow, const DwRowEvent *event)
 	statement->deleting = deleting;
 	source_key_of(flow, event->new_row ? event->new_row : event->old_row, &source_key);
 	mirror_guarded(statement, flow, &source_key, mirror_event, event);
-	statement->gathering = false;
+	statement->gathering = NULL;
 	if (dw_gather_full(statement))
 		flush_gathered(statement);
 }
@@ -690,10 +686,11 @@ settle_early(void)
 static bool
 is_told_of_the_end(const DwRowEvent *event)
 {
-	DwStatement *statement = dw_statement_find();
+	DwStatement *statement;
 
 	if (IsLogicalWorker() ? !dw_execution_is_initial_copy() : event->table->flushed)
 		return !IsLogicalWorker();
+	statement = dw_statement_find();
 	return statement == NULL || (event->stored != NULL && dw_cascade_call(statement, event->rel, event->stored));
 }
 
@@ -711,9 +708,10 @@ dw_mirror_row(DwFlow *flow, const DwRowEvent *event)
 }
 
 static DwCounter
-mirror_dependence(DwStatement *statement, DwFlow *flow, const void *arg)
+mirror_dependence(DwStatement *statement, DwFlow *flow, const DwKey *source_key, const void *arg)
 {
-	return dw_propagate_unless_busy(statement, flow, arg);
+	(void) arg;
+	return dw_propagate_unless_busy(statement, flow, source_key);
 }
 
 void
@@ -725,7 +723,7 @@ dw_mirror_dependent(DwFlow *flow, const DwKey *source_key)
 	if (dw_postpones(flow))
 		dw_postpone(statement, flow, NULL, source_key)->impatient = true;
 	else
-		mirror_guarded(statement, flow, source_key, mirror_dependence, source_key);
+		mirror_guarded(statement, flow, source_key, mirror_dependence, NULL);
 	settle_early();
 }
 
@@ -737,17 +735,19 @@ dw_mirror_broken(DwCompiled *compiled)
 
 /* Rows of one flow whose key changed, or that left a partition and arrived nowhere. */
 static DwCounter
-mirror_moves(DwStatement *statement, DwFlow *flow, const void *arg)
+mirror_moves(DwStatement *statement, DwFlow *flow, const DwKey *source_key, const void *arg)
 {
 	(void) flow;
+	(void) source_key;
 	dw_propagate_moves(statement, (List *) arg);
 	return DW_COUNT_UPDATE;
 }
 
 static DwCounter
-mirror_departure(DwStatement *statement, DwFlow *flow, const void *arg)
+mirror_departure(DwStatement *statement, DwFlow *flow, const DwKey *source_key, const void *arg)
 {
-	return dw_propagate_key(statement, flow, arg);
+	(void) arg;
+	return dw_propagate_key(statement, flow, source_key);
 }
 
 static bool
@@ -799,7 +799,7 @@ finish_moves(DwStatement *statement)
 
 		if (compiled != NULL)
 			mirror_guarded(statement, &compiled->flow[departure->direction], &departure->source_key,
-						   mirror_departure, &departure->source_key);
+						   mirror_departure, NULL);
 	}
 }
 
@@ -822,7 +822,7 @@ finish_cascaded(DwStatement *statement)
 		if (dw_postpones(flow))
 			(void) dw_postpone(statement, flow, NULL, &written->source_key);
 		else
-			mirror_guarded(statement, flow, &written->source_key, mirror_departure, &written->source_key);
+			mirror_guarded(statement, flow, &written->source_key, mirror_departure, NULL);
 	}
 }
 

@@ -52,7 +52,7 @@ typedef struct DwStatement
 	bool		gather_full;	/* it is time to */
 	bool		deleting;		/* they are deletes */
 	int			interrupted;	/* how often they had to be written early */
-	bool		gathering;		/* the event in hand is one of them */
+	struct DwGather *gathering; /* where the event in hand goes; NULL: it is written at once */
 } DwStatement;
 
 /* That of the current subtransaction that is not busy, made when there is none. */

@@ -8,6 +8,9 @@
  * snapshot sees it and it has the key.  There is no more than one such row, whatever has happened meanwhile.  "Not
  * found" means that the hints do not help, and the caller looks into the index.
  *
+ * Hints are read from the leaf pages themselves: an index scan would hold each entry against the scan's keys, which costs
+ * more than all the rest, and be exact, which hints need not be.
+ *
  * Where few of the hints are ever wanted, no more are read.
  *
  * Between look-ups it holds no page of the index, and only until told to rest one of the heap: somebody who waits for such a
@@ -18,12 +21,16 @@
 #include "compat.h"
 #include "stride.h"
 
-#include "access/itup.h"
+#include "access/heapam.h"
+#include "access/htup_details.h"
+#include "access/nbtree.h"
 #include "access/relscan.h"
 #include "access/stratnum.h"
+#include "access/xact.h"
 #include "catalog/pg_am.h"
 #include "catalog/pg_index.h"
 #include "pgstat.h"
+#include "storage/bufmgr.h"
 #include "utils/datum.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
@@ -45,14 +52,14 @@ typedef struct Hint
 
 struct DwStride
 {
-	Relation	rel;
+	Relation	index;
 	AttrNumber	column;			/* the key's, in the table */
 	bool		byval;
 	int16		length;
 	SortSupportData order;
-	IndexScanDesc scan;
-	ScanKeyData from;
-	MemoryContext context;
+	BTScanInsert from;			/* where in the index to begin */
+	IndexFetchTableData *fetch;
+	Snapshot	snapshot;
 	MemoryContext key_memory;	/* of the hints' keys */
 	Hint	   *hints;			/* in the order of the index */
 	int			nhints;
@@ -61,6 +68,7 @@ struct DwStride
 	int			hits;			/* of those that were read last */
 	int			wasted;			/* how often there were too few */
 	BlockNumber block;			/* of the row last found */
+	Buffer		buffer;			/* that block, pinned by dw_stride_run */
 };
 
 bool
@@ -94,30 +102,48 @@ dw_stride_order(Relation index, SortSupport order)
 												 BTLessStrategyNumber), order);
 }
 
+/* To descend the index by a key that is yet to be put in. */
+static BTScanInsert
+search_key(Relation index)
+{
+	BTScanInsert key = _bt_mkscankey(index, NULL);
+
+	_bt_metaversion(index, &key->heapkeyspace, &key->allequalimage);
+	key->keysz = 1;
+	key->anynullkeys = false;
+	key->scankeys[0].sk_flags &= ~SK_ISNULL;
+	return key;
+}
+
 DwStride *
 dw_stride_begin(Relation rel, Relation index, Snapshot snapshot)
 {
 	DwStride   *stride = palloc0(sizeof(DwStride));
-	int			strategy = is_descending(index) ? BTLessEqualStrategyNumber : BTGreaterEqualStrategyNumber;
 	Form_pg_attribute att;
 
-	stride->rel = rel;
+	stride->index = index;
 	stride->column = index->rd_index->indkey.values[0];
 	att = TupleDescAttr(RelationGetDescr(rel), stride->column - 1);
 	stride->byval = att->attbyval;
 	stride->length = att->attlen;
 	dw_stride_order(index, &stride->order);
-	ScanKeyEntryInitialize(&stride->from, 0, 1, strategy, InvalidOid, index->rd_indcollation[0],
-						   get_opcode(operator_of(index, strategy)), (Datum) 0);
-	stride->scan = dw_index_beginscan(rel, index, snapshot, 1);
-	stride->scan->xs_want_itup = true;
-	stride->context = CurrentMemoryContext;
+	stride->from = search_key(index);
+	stride->fetch = table_index_fetch_begin(rel);
+	stride->snapshot = snapshot;
 	stride->key_memory = AllocSetContextCreate(CurrentMemoryContext, "dualwrite hints", ALLOCSET_SMALL_SIZES);
 	stride->hints = palloc(sizeof(Hint) * MAX_HINTS);
 	stride->wanted = MIN_HINTS;
 	stride->hits = MIN_HITS;	/* nothing wasted yet */
 	stride->block = InvalidBlockNumber;
+	stride->buffer = InvalidBuffer;
 	return stride;
+}
+
+bool
+dw_is_of_this_command(HeapTupleHeader version)
+{
+	return TransactionIdIsCurrentTransactionId(HeapTupleHeaderGetXmin(version)) &&
+		HeapTupleHeaderGetCmin(version) >= GetCurrentCommandId(false);
 }
 
 static int
@@ -138,30 +164,91 @@ is_worthwhile(DwStride *stride)
 	return stride->wasted < MAX_WASTED;
 }
 
-/* Read hints from the key on. */
+/* The first entry of the leaf page that does not come before the key. */
+static OffsetNumber
+first_entry(DwStride *stride, Page page)
+{
+	OffsetNumber low = P_FIRSTDATAKEY(BTPageGetOpaque(page));
+	OffsetNumber high = OffsetNumberNext(PageGetMaxOffsetNumber(page));
+
+	while (low < high)
+	{
+		OffsetNumber middle = low + (high - low) / 2;
+
+		if (_bt_compare(stride->index, stride->from, page, middle) > 0)
+			low = OffsetNumberNext(middle);
+		else
+			high = middle;
+	}
+	return low;
+}
+
+static void
+add_hint(DwStride *stride, Datum key, ItemPointer tid)
+{
+	if (stride->nhints == stride->wanted)
+		return;
+	stride->hints[stride->nhints].key = key;
+	stride->hints[stride->nhints++].tid = *tid;
+}
+
+/* Add the entries of a leaf page from this one on. */
+static void
+read_page(DwStride *stride, Page page, OffsetNumber from)
+{
+	OffsetNumber last = PageGetMaxOffsetNumber(page);
+
+	for (OffsetNumber i = from; i <= last && stride->nhints < stride->wanted; i = OffsetNumberNext(i))
+	{
+		ItemId		item = PageGetItemId(page, i);
+		IndexTuple	entry = (IndexTuple) PageGetItem(page, item);
+		bool		isnull;
+		Datum		key;
+
+		if (ItemIdIsDead(item))
+			continue;
+		key = index_getattr(entry, 1, RelationGetDescr(stride->index), &isnull);
+		if (isnull)
+			continue;
+		if (!stride->byval)
+			key = datumCopy(key, false, stride->length);
+		if (!BTreeTupleIsPosting(entry))
+			add_hint(stride, key, &entry->t_tid);
+		else
+			for (int n = 0; n < BTreeTupleGetNPosting(entry); n++)
+				add_hint(stride, key, BTreeTupleGetPostingN(entry, n));
+	}
+}
+
+/*
+ * Read hints from the key on.  Between two pages none is locked: one that is split or deleted meanwhile costs some hints.
+ */
 static void
 read_hints(DwStride *stride, Datum key)
 {
-	/* the access method keeps what it allocates */
-	MemoryContext old = MemoryContextSwitchTo(stride->context);
-	bool		isnull;
+	MemoryContext old = MemoryContextSwitchTo(stride->key_memory);
+	Buffer		buffer;
+	bool		first = true;
 
 	MemoryContextReset(stride->key_memory);
 	stride->nhints = stride->next = stride->hits = 0;
-	stride->from.sk_argument = key;
-	index_rescan(stride->scan, &stride->from, 1, NULL, 0);
-	while (stride->nhints < stride->wanted && index_getnext_tid(stride->scan, ForwardScanDirection) != NULL)
+	stride->from->scankeys[0].sk_argument = key;
+	pgstat_count_index_scan(stride->index);
+	_bt_freestack(dw_bt_search(stride->index, stride->fetch->rel, stride->from, &buffer));
+	while (BufferIsValid(buffer))
 	{
-		Hint	   *hint = &stride->hints[stride->nhints++];
-		Datum		value = index_getattr(stride->scan->xs_itup, 1, stride->scan->xs_itupdesc, &isnull);
+		Page		page = BufferGetPage(buffer);
+		BTPageOpaque opaque = BTPageGetOpaque(page);
 
-		hint->tid = stride->scan->xs_heaptid;
-		MemoryContextSwitchTo(stride->key_memory);
-		hint->key = datumCopy(value, stride->byval, stride->length);
-		MemoryContextSwitchTo(stride->context);
+		if (!P_IGNORE(opaque))
+			read_page(stride, page, first ? first_entry(stride, page) : P_FIRSTDATAKEY(opaque));
+		first = false;
+		if (P_RIGHTMOST(opaque) || stride->nhints == stride->wanted)
+			break;
+		buffer = _bt_relandgetbuf(stride->index, buffer, opaque->btpo_next, BT_READ);
 	}
-	/* lets go of the page */
-	index_rescan(stride->scan, &stride->from, 1, NULL, 0);
+	if (BufferIsValid(buffer))
+		_bt_relbuf(stride->index, buffer);
 	MemoryContextSwitchTo(old);
 }
 
@@ -190,7 +277,7 @@ is_hint_of(DwStride *stride, int i, Datum key)
 	return i < stride->nhints && compare(stride, stride->hints[i].key, key) == 0;
 }
 
-/* Hints of the key are first .. last - 1; false: none. */
+/* Hints of the key are first .. last - 1; false: none among those that have been read. */
 static bool
 locate(DwStride *stride, Datum key, int *first, int *last)
 {
@@ -198,16 +285,6 @@ locate(DwStride *stride, Datum key, int *first, int *last)
 	if (!is_hint_of(stride, *first, key))
 	{
 		*first = lower_bound(stride, key);
-		if (*first == stride->nhints || (*first == 0 && !is_hint_of(stride, 0, key)))
-		{
-			if (!is_worthwhile(stride))
-			{
-				stride->nhints = 0;
-				return false;
-			}
-			read_hints(stride, key);
-			*first = 0;
-		}
 		if (!is_hint_of(stride, *first, key))
 			return false;
 	}
@@ -216,6 +293,35 @@ locate(DwStride *stride, Datum key, int *first, int *last)
 		(*last)++;
 	stride->next = *last;
 	return true;
+}
+
+/* The same; hints are read where the key is beyond those that have been. */
+static bool
+locate_or_read(DwStride *stride, Datum key, int *first, int *last)
+{
+	if (stride->wasted >= MAX_WASTED)
+		return false;
+	if (locate(stride, key, first, last))
+		return true;
+	if (*first > 0 && *first < stride->nhints)
+		return false;
+	if (!is_worthwhile(stride))
+	{
+		stride->nhints = 0;
+		return false;
+	}
+	read_hints(stride, key);
+	return locate(stride, key, first, last);
+}
+
+/* Of the hints of a key, one next to the row found last; -1: none, or there is only one anyway. */
+static int
+nearest(DwStride *stride, int first, int last)
+{
+	for (int i = first; i < last && last - first > 1; i++)
+		if (ItemPointerGetBlockNumber(&stride->hints[i].tid) - stride->block <= 1)
+			return i;
+	return -1;
 }
 
 /* Is there a row with the key at this place?  Others may have come there since. */
@@ -228,9 +334,9 @@ is_there(DwStride *stride, ItemPointer place, Datum key, TupleTableSlot *slot)
 	bool		isnull;
 	Datum		value;
 
-	if (!table_index_fetch_tuple(stride->scan->xs_heapfetch, &tid, stride->scan->xs_snapshot, slot, &call_again, &all_dead))
+	if (!table_index_fetch_tuple(stride->fetch, &tid, stride->snapshot, slot, &call_again, &all_dead))
 		return false;
-	pgstat_count_heap_fetch(stride->scan->indexRelation);
+	pgstat_count_heap_fetch(stride->index);
 	value = slot_getattr(slot, stride->column, &isnull);
 	if (isnull || compare(stride, value, key) != 0)
 		return false;
@@ -247,13 +353,11 @@ dw_stride_find(DwStride *stride, Datum key, TupleTableSlot *slot)
 {
 	int			first;
 	int			last;
-	int			near = -1;
+	int			near;
 
-	if (stride->wasted >= MAX_WASTED || !locate(stride, key, &first, &last))
+	if (!locate_or_read(stride, key, &first, &last))
 		return false;
-	for (int i = first; i < last && near < 0 && last - first > 1; i++)
-		if (ItemPointerGetBlockNumber(&stride->hints[i].tid) - stride->block <= 1)
-			near = i;
+	near = nearest(stride, first, last);
 	if (near >= 0 && is_there(stride, &stride->hints[near].tid, key, slot))
 		return true;
 	for (int i = last - 1; i >= first; i--)
@@ -263,17 +367,97 @@ dw_stride_find(DwStride *stride, Datum key, TupleTableSlot *slot)
 	return false;
 }
 
+/* Where the rows of the first keys are likely to be, as far as that is on one page.  Returns how many. */
+static int
+likely_places(DwStride *stride, const Datum *keys, int nkeys, ItemPointerData *places)
+{
+	int			n;
+	int			first;
+	int			last;
+
+	if (!locate_or_read(stride, keys[0], &first, &last))
+		return 0;
+	for (n = 0; n < nkeys && n < DW_STRIDE_RUN; n++)
+	{
+		int			near;
+
+		if (n > 0 && !locate(stride, keys[n], &first, &last))
+			break;
+		near = nearest(stride, first, last);
+		places[n] = stride->hints[near >= 0 ? near : last - 1].tid;
+		if (ItemPointerGetBlockNumber(&places[n]) != ItemPointerGetBlockNumber(&places[0]))
+		{
+			stride->next = first;
+			break;
+		}
+	}
+	return n;
+}
+
+/*
+ * Is the row with the key at this place, on the page that is locked, in nobody's hands, and older than this command?  Then
+ * place is that of its version.
+ */
+static bool
+is_free(DwStride *stride, Buffer buffer, Datum key, ItemPointer place)
+{
+	Relation	rel = stride->fetch->rel;
+	Snapshot	snapshot = stride->snapshot;
+	HeapTupleData tuple;
+	bool		isnull;
+	Datum		value;
+
+	if (!heap_hot_search_buffer(place, rel, buffer, snapshot, &tuple, NULL, true) ||
+		TransactionIdIsValid(snapshot->xmin) || TransactionIdIsValid(snapshot->xmax))
+		return false;
+	value = heap_getattr(&tuple, stride->column, RelationGetDescr(rel), &isnull);
+	return !isnull && compare(stride, value, key) == 0 && !dw_is_of_this_command(tuple.t_data);
+}
+
+bool
+dw_stride_runs(const DwStride *stride)
+{
+	return stride->length > 0 && stride->fetch->rel->rd_tableam == GetHeapamTableAmRoutine();
+}
+
+/*
+ * What makes up most of a look-up by hint is to find the page, lock it and let go of it; rows that are written together are mostly
+ * stored together.
+ */
+int
+dw_stride_run(DwStride *stride, const Datum *keys, int nkeys, ItemPointerData *places)
+{
+	int			nplaces = likely_places(stride, keys, nkeys, places);
+	int			n = 0;
+
+	if (nplaces == 0)
+		return 0;
+	stride->block = ItemPointerGetBlockNumber(&places[0]);
+	stride->buffer = ReleaseAndReadBuffer(stride->buffer, stride->fetch->rel, stride->block);
+	LockBuffer(stride->buffer, BUFFER_LOCK_SHARE);
+	while (n < nplaces && is_free(stride, stride->buffer, keys[n], &places[n]))
+		n++;
+	LockBuffer(stride->buffer, BUFFER_LOCK_UNLOCK);
+	stride->hits += n;
+	return n;
+}
+
 void
 dw_stride_rest(DwStride *stride)
 {
-	table_index_fetch_reset(stride->scan->xs_heapfetch);
+	if (BufferIsValid(stride->buffer))
+		ReleaseBuffer(stride->buffer);
+	stride->buffer = InvalidBuffer;
+	table_index_fetch_reset(stride->fetch);
 }
 
 void
 dw_stride_end(DwStride *stride)
 {
-	index_endscan(stride->scan);
+	dw_stride_rest(stride);
+	table_index_fetch_end(stride->fetch);
 	MemoryContextDelete(stride->key_memory);
+	pfree(stride->from);
 	pfree(stride->hints);
 	pfree(stride);
 }

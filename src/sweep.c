@@ -13,8 +13,8 @@
 #include "owner.h"
 #include "stride.h"
 
-#include "access/htup_details.h"
 #include "access/xact.h"
+#include "miscadmin.h"
 #include "executor/executor.h"
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
@@ -54,29 +54,47 @@ sort_keys(DwLeaf *leaf, Datum *keys, int nkeys)
 		}
 }
 
-/* Did an earlier event of this command store the version?  Then the heap does not let us at it yet. */
+/* false: somebody was faster. */
 static bool
-is_of_this_command(TupleTableSlot *slot)
+delete_version(DwLookup *lookup, DwLeaf *leaf, ItemPointer place)
 {
-	HeapTupleHeader header = ((BufferHeapTupleTableSlot *) slot)->base.tuple->t_data;
-
-	return TransactionIdIsCurrentTransactionId(HeapTupleHeaderGetXmin(header)) &&
-		HeapTupleHeaderGetCmin(header) >= GetCurrentCommandId(false);
-}
-
-/* The version that the look-up has found. */
-static bool
-delete_version(DwLookup *lookup, DwLeaf *leaf)
-{
-	ItemPointerData tid = leaf->slot->tts_tid;
 	TM_FailureData failure;
 
-	if (is_of_this_command(leaf->slot) ||
-		table_tuple_delete(leaf->rel, &tid, GetCurrentCommandId(true), GetActiveSnapshot(), InvalidSnapshot, false,
+	if (table_tuple_delete(leaf->rel, place, GetCurrentCommandId(true), GetActiveSnapshot(), InvalidSnapshot, false,
 						   &failure, false) != TM_Ok)
 		return false;
-	ExecARDeleteTriggers(lookup->estate, leaf->rri, &tid, NULL, NULL, false);
+	ExecARDeleteTriggers(lookup->estate, leaf->rri, place, NULL, NULL, false);
 	return true;
+}
+
+/* Delete the rows of the first keys that are on one page.  Returns of how many; those left over are put in front of left. */
+static int
+sweep_page(DwLookup *lookup, DwLeaf *leaf, Datum *keys, int nkeys, Datum **left)
+{
+	ItemPointerData places[DW_STRIDE_RUN];
+	int			n;
+
+	if (leaf->stride == NULL || !dw_stride_runs(leaf->stride))
+		return 0;
+	n = dw_stride_run(leaf->stride, keys, nkeys, places);
+	for (int i = 0; i < n; i++)
+		if (!delete_version(lookup, leaf, &places[i]))
+			*(*left)++ = keys[i];
+	return n;
+}
+
+static bool
+sweep_row(DwLookup *lookup, DwLeaf *leaf, Datum value)
+{
+	DwKey		key;
+	ItemPointerData place;
+
+	key.values[0] = value;
+	if (dw_lookup_newest(lookup, &key, false, false, &leaf) != DW_FIND_FOUND ||
+		dw_is_of_this_command(((BufferHeapTupleTableSlot *) leaf->slot)->base.tuple->t_data))
+		return false;
+	place = leaf->slot->tts_tid;
+	return delete_version(lookup, leaf, &place);
 }
 
 int
@@ -85,21 +103,23 @@ dw_sweep(DwTarget *target, Datum *keys, int nkeys)
 	DwLookup   *lookup = target->lookup;
 	DwLeaf	   *leaf = dw_lookup_leaf(lookup, lookup->shape->relid);
 	DwOwnerScope scope;
-	int			left = 0;
+	Datum	   *left = keys;
+	int			i = 0;
 
 	dw_owner_enter(&scope, target->flow->target_owner, false);
 	sort_keys(leaf, keys, nkeys);
 	dw_lookup_hurry(lookup);
-	for (int i = 0; i < nkeys; i++)
+	while (i < nkeys)
 	{
-		DwKey		key;
+		int			swept = sweep_page(lookup, leaf, &keys[i], nkeys - i, &left);
 
-		key.values[0] = keys[i];
-		if (dw_lookup_newest(lookup, &key, false, false, &leaf) != DW_FIND_FOUND || !delete_version(lookup, leaf))
-			keys[left++] = keys[i];
+		CHECK_FOR_INTERRUPTS();
+		if (swept == 0 && !sweep_row(lookup, leaf, keys[i]))
+			*left++ = keys[i];
+		i += swept > 0 ? swept : 1;
 	}
 	ExecClearTuple(leaf->slot);
 	dw_lookup_rest(lookup);
 	dw_owner_leave(&scope);
-	return nkeys - left;
+	return nkeys - (left - keys);
 }

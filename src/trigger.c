@@ -102,57 +102,44 @@ refuse_while_refilling(DwCompiled *compiled)
 			 errhint("Write to %s until dualwrite.progress says that it is done.", compiled->mapping->old_name)));
 }
 
+/* The row as it is stored; NULL: a foreign table's, which has no versions here. */
+static HeapTupleHeader
+stored_version(TupleTableSlot *slot)
+{
+	HeapTuple	tuple = TTS_IS_BUFFERTUPLE(slot) ? ((HeapTupleTableSlot *) slot)->tuple : NULL;
+
+	return tuple != NULL ? tuple->t_data : NULL;
+}
+
 /* Has this transaction written the row again since the event was queued? */
 static bool
 is_superseded(TupleTableSlot *slot)
 {
-	HeapTuple	tuple;
-	bool		should_free;
-	bool		result;
+	HeapTupleHeader stored = stored_version(slot);
 
-	if (!TTS_IS_BUFFERTUPLE(slot))
-		return false;			/* a foreign table's row has no versions here */
-	tuple = ExecFetchSlotHeapTuple(slot, false, &should_free);
-	result = (tuple->t_data->t_infomask & HEAP_XMAX_INVALID) == 0 &&
-		!HEAP_XMAX_IS_LOCKED_ONLY(tuple->t_data->t_infomask) &&
-		TransactionIdIsCurrentTransactionId(HeapTupleHeaderGetUpdateXid(tuple->t_data));
-	if (should_free)
-		heap_freetuple(tuple);
-	return result;
+	return stored != NULL && (stored->t_infomask & HEAP_XMAX_INVALID) == 0 &&
+		!HEAP_XMAX_IS_LOCKED_ONLY(stored->t_infomask) &&
+		TransactionIdIsCurrentTransactionId(HeapTupleHeaderGetUpdateXid(stored));
 }
 
 /* Has the key that this event deletes been inserted again since, by a trigger that fired before us? */
 static bool
 is_reborn(DwTable *table, TupleTableSlot *slot)
 {
-	HeapTuple	tuple;
-	bool		should_free;
-	bool		result;
+	HeapTupleHeader stored = stored_version(slot);
+	CommandId	inserted;
 
-	if (!TTS_IS_BUFFERTUPLE(slot))
-		return false;
-	tuple = ExecFetchSlotHeapTuple(slot, false, &should_free);
-	result = TransactionIdIsCurrentTransactionId(HeapTupleHeaderGetUpdateXid(tuple->t_data)) &&
-		dw_mirror_inserted_since(table->root, HeapTupleHeaderGetCmax(tuple->t_data));
-	if (should_free)
-		heap_freetuple(tuple);
-	return result;
+	return stored != NULL && dw_mirror_last_insert(table->root, &inserted) &&
+		TransactionIdIsCurrentTransactionId(HeapTupleHeaderGetUpdateXid(stored)) &&
+		inserted > HeapTupleHeaderGetCmax(stored);
 }
 
 static bool
 is_moving(TupleTableSlot *slot)
 {
-	HeapTuple	tuple;
-	bool		should_free;
-	bool		result;
+	HeapTupleHeader stored = stored_version(slot);
 
-	if (!TTS_IS_BUFFERTUPLE(slot))
-		return false;
-	tuple = ExecFetchSlotHeapTuple(slot, false, &should_free);
-	result = HeapTupleHeaderIndicatesMovedPartitions(tuple->t_data);
-	if (should_free)
-		heap_freetuple(tuple);
-	return result;
+	return stored != NULL && HeapTupleHeaderIndicatesMovedPartitions(stored);
 }
 
 /* A write from within a mirrored write finds the table's own slots in use. */

@@ -77,11 +77,11 @@ INSERT INTO writes (statement) VALUES
 	($$DO $d$ BEGIN FOR i IN 1..6 LOOP BEGIN DELETE FROM {t} WHERE id > 20000 AND id % 6 = i - 1; INSERT INTO {t} (id, v) SELECT g * 6 + i - 1, 'round ' || i FROM generate_series(3335, 3360) g;
 		IF i % 2 = 0 THEN RAISE 'undo'; END IF; EXCEPTION WHEN raise_exception THEN NULL; END; END LOOP; END $d$ $$),
 	-- COPY
-	($$COPY {t} (id, v, w) FROM '/tmp/dualwrite_bulk'$$),
-	($$COPY {t} (id, v, w) FROM '/tmp/dualwrite_bulk'$$),
+	($$COPY {t} (id, v, w) FROM 'dualwrite_bulk'$$),
+	($$COPY {t} (id, v, w) FROM 'dualwrite_bulk'$$),
 	($$COPY (DELETE FROM {t} WHERE id >= 300000 RETURNING id) TO '/dev/null'$$),
-	($$COPY {t} (id, v, w) FROM '/tmp/dualwrite_bulk' WHERE id % 3 = 0$$),
-	($$DELETE FROM {t}; COPY {t} (id, v, w) FROM '/tmp/dualwrite_bulk'; DELETE FROM {t} WHERE id % 2 = 0$$),
+	($$COPY {t} (id, v, w) FROM 'dualwrite_bulk' WHERE id % 3 = 0$$),
+	($$DELETE FROM {t}; COPY {t} (id, v, w) FROM 'dualwrite_bulk'; DELETE FROM {t} WHERE id % 2 = 0$$),
 	-- unique constraints beside the key
 	($$INSERT INTO {u} SELECT g, g, g, int4range(g * 10, g * 10 + 5) FROM generate_series(1, 1200) g$$),
 	($$INSERT INTO {u} (id, code) SELECT g, CASE g WHEN 1900 THEN 77 ELSE g END FROM generate_series(1201, 2000) g$$),
@@ -129,7 +129,9 @@ INSERT INTO writes (statement) VALUES
 	($$INSERT INTO {t} (id, v) SELECT g, 'v' FROM generate_series(1, 1200) g$$),
 	($$MERGE INTO {t} USING generate_series(1000, 2500) s ON s = {t}.id WHEN MATCHED THEN UPDATE SET v = 'both' WHEN NOT MATCHED BY SOURCE THEN DELETE WHEN NOT MATCHED BY TARGET THEN INSERT (id, v) VALUES (s, 'new') RETURNING merge_action(), {t}.id$$);
 \endif
-COPY (SELECT g, 'copied ' || g, g % 1000 FROM generate_series(300001, 302500) g) TO '/tmp/dualwrite_bulk';
+-- beside the tables of this cluster, where COPY FROM finds it by name
+SELECT current_setting('data_directory') || '/dualwrite_bulk' AS file \gset
+COPY (SELECT g, 'copied ' || g, g % 1000 FROM generate_series(300001, 302500) g) TO :'file';
 
 -- What the application sees of a statement on the tables of a schema.
 CREATE FUNCTION outcome(statement text, schema text) RETURNS text LANGUAGE plpgsql AS $$
@@ -270,22 +272,21 @@ INSERT INTO wo SELECT g, md5(g::text), g % 77 FROM generate_series(1, 100000) g;
 SELECT is(agree(100000), '0 t 0', 'INSERT of 100 000 rows');
 UPDATE wo SET v = v || id, w = NULL WHERE w > 5;
 SELECT is(agree(100000), '0 t 0', 'UPDATE of most of them');
-COPY wo TO '/tmp/dualwrite_bulk';
+COPY wo TO :'file';
 DELETE FROM wo WHERE id % 1000 <> 0;
 SELECT is(agree(100), '0 t 0', 'DELETE of nearly all of them');
 DELETE FROM wo;
-COPY wo FROM '/tmp/dualwrite_bulk';
+COPY wo FROM 'dualwrite_bulk';
 SELECT is(agree(100000), '0 t 0', 'COPY of 100 000 rows');
 BEGIN;
 TRUNCATE wo;
-COPY wo FROM '/tmp/dualwrite_bulk' WITH (FREEZE);
+COPY wo FROM 'dualwrite_bulk' WITH (FREEZE);
 SELECT is(agree(100000), '0 t 0', 'COPY FREEZE of 100 000 rows');
 ROLLBACK;
 BEGIN;
 TRUNCATE wo;
-COPY wo FROM '/tmp/dualwrite_bulk' WITH (FREEZE);
+COPY wo FROM 'dualwrite_bulk' WITH (FREEZE);
 COMMIT;
 SELECT is(agree(100000), '0 t 0', 'and committed');
 SELECT cmp_ok((SELECT count(*) FROM heap_page_items(get_raw_page('wo', 0)) WHERE (t_infomask & 768) = 768), '>', 0::bigint, 'frozen they are');
-\! rm -f /tmp/dualwrite_bulk
 SELECT * FROM finish();

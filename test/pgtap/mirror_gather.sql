@@ -33,8 +33,10 @@ INSERT INTO go SELECT g, 'again', g FROM generate_series(3000, 1, -1) g;
 SELECT ok(agree(), 'INSERT of the same keys, downwards');
 DELETE FROM go WHERE id IN (SELECT id FROM go WHERE id <= 1500 ORDER BY md5(id::text));
 SELECT ok(agree(), 'DELETE in no order');
-COPY (SELECT g, 'copied', g, 0 FROM generate_series(1, 1500) g) TO '/tmp/dualwrite_gather';
-COPY go FROM '/tmp/dualwrite_gather';
+-- beside the tables of this cluster, where COPY FROM finds it by name
+SELECT current_setting('data_directory') || '/dualwrite_gather' AS file \gset
+COPY (SELECT g, 'copied', g, 0 FROM generate_series(1, 1500) g) TO :'file';
+COPY go FROM 'dualwrite_gather';
 SELECT ok(agree(), 'COPY');
 SELECT is((SELECT count(*) FROM gn WHERE v = 'copied'), 1500::bigint, 'of all rows');
 BEGIN;
@@ -317,16 +319,15 @@ ALTER TABLE ln ALTER comp SET STORAGE EXTERNAL;
 SELECT dualwrite.create_migration('long', 'lo', 'ln');
 CALL dualwrite.run('long', 'verify');
 INSERT INTO lo SELECT g, (SELECT string_agg(md5(g::text || i), '') FROM generate_series(1, 200) i), repeat('c' || g, 20000) FROM generate_series(1, 60) g;
-COPY lo TO '/tmp/dualwrite_gather';
+COPY lo TO :'file';
 DELETE FROM lo WHERE id > 30;
 INSERT INTO lo SELECT id + 100, ext, comp FROM lo;
 DELETE FROM lo WHERE id <= 30;
-COPY lo FROM '/tmp/dualwrite_gather';
+COPY lo FROM 'dualwrite_gather';
 CREATE TABLE kept AS SELECT id, md5(ext) AS e, md5(comp) AS c FROM lo;
 SELECT dualwrite.rollback('long', 'defined', force => true) \gset
 SELECT dualwrite.drop_migration('long');
 DROP TABLE lo;
 VACUUM ln;
 SELECT is((SELECT count(*) FROM kept k JOIN ln n ON n.id = k.id AND md5(n.ext) = k.e AND md5(n.comp) = k.c), 90::bigint, 'long values outlive the old table');
-\! rm -f /tmp/dualwrite_gather
 SELECT finish();
