@@ -17,7 +17,7 @@ BEGIN
 	RETURN n;
 END $$;
 
--- {t}: plain; {u}: with unique and deferrable constraints; {ci}: a key that is equal in either case; {p}, {c}: parent and child;
+-- {t}: plain; {u}: with unique and deferrable constraints; {ci}: a key that is equal in either case; {uu}: keys in no order; {p}, {c}: parent and child;
 -- {l}: lists, whose partitions have their columns in different orders, and one that is attached after all triggers have been made.
 CREATE FUNCTION make_tables(schema text, key text) RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
@@ -26,6 +26,7 @@ BEGIN
 		CREATE TABLE {s}.t (id {k} PRIMARY KEY, v text, w int DEFAULT 1 CHECK (w < 1000), note text);
 		CREATE TABLE {s}.u (id {k} PRIMARY KEY, code int UNIQUE, later int UNIQUE DEFERRABLE INITIALLY DEFERRED, span int4range, EXCLUDE USING gist (span WITH &&));
 		CREATE TABLE {s}.ci (name public.citext PRIMARY KEY, v public.citext, w int);
+		CREATE TABLE {s}.uu (id uuid PRIMARY KEY, w int);
 		CREATE TABLE {s}.p (id {k} PRIMARY KEY, v text);
 		CREATE TABLE {s}.c (id {k} PRIMARY KEY, p {k} REFERENCES {s}.p, waits {k} REFERENCES {s}.p DEFERRABLE INITIALLY DEFERRED);
 		CREATE TABLE {s}.l (id {k}, k text, v text, PRIMARY KEY (id, k)) PARTITION BY LIST (k);
@@ -100,6 +101,12 @@ INSERT INTO writes (statement) VALUES
 	($$UPDATE {ci} SET name = upper(name::text) WHERE w % 2 = 0$$),
 	($$UPDATE {ci} SET v = lower(v::text) WHERE name < 'name5' RETURNING name, v$$),
 	($$DELETE FROM {ci} WHERE name IN (SELECT ('nAmE' || g)::public.citext FROM generate_series(1, 900) g)$$),
+	($$INSERT INTO {uu} SELECT md5(g::text)::uuid, g FROM generate_series(1, 2500) g$$),
+	($$UPDATE {uu} SET w = w + 1 WHERE w % 3 < 2$$),
+	($$DELETE FROM {uu} WHERE w % 7 = 0 RETURNING w$$),
+	($$DO $d$ BEGIN BEGIN DELETE FROM {uu} WHERE w > 200; PERFORM 1 / 0; EXCEPTION WHEN division_by_zero THEN UPDATE {uu} SET w = w + 1 WHERE w > 1000; END; DELETE FROM {uu} WHERE w BETWEEN 900 AND 2000; END $d$ $$),
+	($$WITH d AS (DELETE FROM {uu} WHERE w < 400 RETURNING *) INSERT INTO {uu} SELECT id, w + 5000 FROM d WHERE w % 2 = 0$$),
+	($$INSERT INTO {uu} SELECT md5(g::text)::uuid, g FROM generate_series(1, 300) g ON CONFLICT DO NOTHING; DELETE FROM {uu}$$),
 	-- parents and children
 	($$INSERT INTO {p} SELECT g, 'p' || g FROM generate_series(1, 1200) g$$),
 	($$INSERT INTO {c} SELECT g, g, g FROM generate_series(1, 1100) g$$),
@@ -157,7 +164,7 @@ EXCEPTION WHEN unique_violation OR foreign_key_violation OR check_violation OR e
 END $$;
 -- Tables of two schemas that a statement names and that differ to the eye; of the two sides neither columns nor keys that need not agree.
 CREATE FUNCTION apart(statement text, a text, b text, sides boolean) RETURNS text LANGUAGE sql AS $f$
-	SELECT string_agg(t, ' ') FROM unnest(ARRAY['t', 'u', 'ci', 'p', 'c', 'l']) t,
+	SELECT string_agg(t, ' ') FROM unnest(ARRAY['t', 'u', 'ci', 'uu', 'p', 'c', 'l']) t,
 		LATERAL (SELECT CASE WHEN t = 'ci' THEN 'name::text, v::text, w' WHEN t = 'l' THEN 'id::bigint, k, v' WHEN sides AND t = 't' THEN 'id::bigint, v, w' ELSE '*' END AS shown,
 			CASE WHEN sides THEN format($$(to_jsonb(x)->>'%s') NOT IN (SELECT key->>'%1$s' FROM dualwrite.queue WHERE old_table = 'o.%s'::regclass)$$,
 				CASE t WHEN 'ci' THEN 'name' ELSE 'id' END, t) ELSE 'true' END AS no_lag) q
@@ -196,21 +203,21 @@ BEGIN
 END $$;
 CREATE FUNCTION clear(written text) RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
-	EXECUTE replace('TRUNCATE {s}.t, {s}.u, {s}.ci, {s}.p, {s}.c, {s}.l, {s}c.t, {s}c.u, {s}c.ci, {s}c.p, {s}c.c, {s}c.l', '{s}', written);
+	EXECUTE replace('TRUNCATE {s}.t, {s}.u, {s}.ci, {s}.uu, {s}.p, {s}.c, {s}.l, {s}c.t, {s}c.u, {s}c.ci, {s}c.uu, {s}c.p, {s}c.c, {s}c.l', '{s}', written);
 END $$;
 \set attach 'CALL late_partition($$CREATE TABLE {l_e PARTITION OF {l FOR VALUES IN (''e'')$$);'
 \set drop 'CALL late_partition($$DROP TABLE {l_e$$);'
 
 SELECT dualwrite.create_migration('b');
 SELECT dualwrite.add_mapping('b', ('o.' || t)::regclass, ('n.' || t)::regclass, forward => CASE t WHEN 't' THEN '{"note": null}' ELSE '{}' END::jsonb, reverse => CASE t WHEN 't' THEN '{"note": null}' ELSE '{}' END::jsonb)
-	FROM unnest(ARRAY['c', 't', 'u', 'ci', 'p', 'l']) t;
+	FROM unnest(ARRAY['c', 't', 'u', 'ci', 'uu', 'p', 'l']) t;
 SELECT dualwrite.advance('b', 'shadow') \gset
 :attach
 CALL run_writes('in shadow', 'o', true);
 :drop
 SELECT dualwrite.rollback('b') \gset
 SELECT clear('o') \gset
-TRUNCATE n.t, n.u, n.ci, n.p, n.c, n.l;
+TRUNCATE n.t, n.u, n.ci, n.uu, n.p, n.c, n.l;
 SELECT dualwrite.advance('b', 'shadow') \gset
 SELECT dualwrite.advance('b', 'dual_write') \gset
 :attach
@@ -223,7 +230,7 @@ CALL run_writes('in verify', 'o', true);
 SELECT clear('o') \gset
 BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT count(*) FROM o.t \gset
 CALL run_writes('in one transaction, REPEATABLE READ', 'o', false); PREPARE TRANSACTION 'bulk'; COMMIT PREPARED 'bulk';
-SELECT is(apart('{t} {u} {ci} {p} {c} {l}', 'o', 'n', true), NULL, 'after a prepared transaction both sides agree');
+SELECT is(apart('{t} {u} {ci} {uu} {p} {c} {l}', 'o', 'n', true), NULL, 'after a prepared transaction both sides agree');
 SELECT clear('o') \gset
 SELECT dualwrite.configure('b', 'mirror_on_error', 'queue') \gset
 CALL run_writes('with mirror_on_error = queue', 'o', true);
@@ -236,7 +243,7 @@ CALL run_writes('in read_switch', 'o', true);
 SELECT clear('o') \gset
 BEGIN ISOLATION LEVEL SERIALIZABLE; SELECT count(*) FROM n.t \gset
 CALL run_writes('on the new side, in one transaction, SERIALIZABLE', 'n', false); COMMIT;
-TRUNCATE n.t, n.u, n.ci, n.p, n.c, n.l, nc.t, nc.u, nc.ci, nc.p, nc.c, nc.l;
+TRUNCATE n.t, n.u, n.ci, n.uu, n.p, n.c, n.l, nc.t, nc.u, nc.ci, nc.uu, nc.p, nc.c, nc.l;
 CALL run_writes('on the new side', 'n', true);
 SELECT is(bad, '', (SELECT count(*) FROM writes) || ' kinds of write ' || description) FROM results;
 SELECT is((SELECT count(*) FROM results), 8::bigint, 'all were run');
