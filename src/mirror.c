@@ -16,6 +16,7 @@
 #include "execution.h"
 #include "gather.h"
 #include "mirror.h"
+#include "moves.h"
 #include "nesting.h"
 #include "postpone.h"
 #include "propagate.h"
@@ -116,19 +117,6 @@ source_key_of(DwFlow *flow, TupleTableSlot *row, DwKey *key)
 				 errhint("Migration \"%s\" needs the key columns of both sides to be NOT NULL.", flow->compiled->migration)));
 }
 
-static bool
-keys_equal(DwFlow *flow, const DwKey *a, const DwKey *b)
-{
-	for (int i = 0; i < flow->source_key->ncolumns; i++)
-	{
-		Form_pg_attribute att = TupleDescAttr(flow->source_desc, flow->source_key->columns[i] - 1);
-
-		if (!datum_image_eq(a->values[i], b->values[i], att->attbyval, att->attlen))
-			return false;
-	}
-	return true;
-}
-
 /* Values that were not written are still the same bytes, wherever they are stored. */
 static bool
 same_value(Form_pg_attribute att, Datum a, Datum b)
@@ -199,6 +187,8 @@ mirror_image(DwStatement *statement, DwFlow *flow, const DwKey *source_key, Tupl
 	DwApplied	applied;
 	bool		in_mapping;
 
+	if (dw_moves_include(statement, flow, source_key))
+		return DW_COUNT_SKIPPED;
 	in_mapping = is_new ? dw_project(flow, row, target->row, NULL) : dw_project_mapped(flow, row, target->row, NULL);
 	if (!in_mapping)
 		return mirror_removal(statement, flow, source_key, false);
@@ -224,7 +214,7 @@ mirror_image(DwStatement *statement, DwFlow *flow, const DwKey *source_key, Tupl
 static DwCounter
 mirror_key_change(DwStatement *statement, DwFlow *flow, const DwRowEvent *event, const DwKey *from, const DwKey *to)
 {
-	(void) dw_statement_postpone_move(statement, &statement->moves, flow, from, to);
+	dw_moves_add(statement, flow, from, to);
 	note_insert(event->table->root);
 	return DW_COUNT_UPDATE;
 }
@@ -287,7 +277,7 @@ mirror_update(DwStatement *statement, DwFlow *flow, const DwKey *source_key, con
 	DwKey		before;
 
 	source_key_of(flow, event->old_row, &before);
-	if (!keys_equal(flow, &before, source_key))
+	if (!dw_moves_same_key(flow, &before, source_key))
 		return mirror_key_change(statement, flow, event, &before, source_key);
 
 	if (writes_only_changes(flow) && changes_no_image(statement, flow, event))
@@ -305,7 +295,7 @@ mirror_delete(DwStatement *statement, DwFlow *flow, const DwKey *source_key, con
 		(void) dw_statement_postpone(statement, &statement->moving, flow, source_key);
 		return DW_COUNT_SKIPPED;
 	}
-	if (!dw_in_mapping(flow, event->old_row))
+	if (!dw_in_mapping(flow, event->old_row) || dw_moves_include(statement, flow, source_key))
 		return DW_COUNT_SKIPPED;
 	if (statement->gathering != NULL)
 	{
@@ -348,24 +338,22 @@ mirror_insert(DwStatement *statement, DwFlow *flow, const DwKey *source_key, con
 	return mirror_image(statement, flow, source_key, event->new_row, true);
 }
 
-/* The images are history: every key that they name is converged on what is there now. */
+/*
+ * The images are history: the key is converged on what is there now.  One that changed is moved all the same: the new row of the
+ * target would not have what only the target has, and rows that reference the old one would miss it for a while.
+ */
 static DwCounter
-mirror_stale(DwStatement *statement, DwFlow *flow, const DwRowEvent *event)
+mirror_stale(DwStatement *statement, DwFlow *flow, const DwKey *source_key, const DwRowEvent *event)
 {
-	DwCounter	counter = DW_COUNT_SKIPPED;
-	DwKey		key;
+	DwKey		before;
 
-	if (event->old_row != NULL)
+	if (event->new_row != NULL && event->old_row != NULL)
 	{
-		source_key_of(flow, event->old_row, &key);
-		counter = dw_propagate_key(statement, flow, &key);
+		source_key_of(flow, event->old_row, &before);
+		if (!dw_moves_same_key(flow, &before, source_key))
+			return mirror_key_change(statement, flow, event, &before, source_key);
 	}
-	if (event->new_row != NULL)
-	{
-		source_key_of(flow, event->new_row, &key);
-		counter = dw_propagate_key(statement, flow, &key);
-	}
-	return counter;
+	return dw_moves_include(statement, flow, source_key) ? DW_COUNT_SKIPPED : dw_propagate_key(statement, flow, source_key);
 }
 
 /*
@@ -399,7 +387,7 @@ mirror_event(DwStatement *statement, DwFlow *flow, const DwKey *source_key, cons
 	DwCounter	counter;
 
 	if (event->stale)
-		counter = mirror_stale(statement, flow, event);
+		counter = mirror_stale(statement, flow, source_key, event);
 	else if (TRIGGER_FIRED_BY_INSERT(event->event))
 		counter = mirror_insert(statement, flow, source_key, event);
 	else if (TRIGGER_FIRED_BY_UPDATE(event->event))
@@ -654,7 +642,7 @@ postpone_event(DwFlow *flow, const DwRowEvent *event)
 	source_key_of(flow, event->new_row, &after);
 	if (event->old_row != NULL)
 		source_key_of(flow, event->old_row, &before);
-	if (event->old_row != NULL && !keys_equal(flow, &before, &after))
+	if (event->old_row != NULL && !dw_moves_same_key(flow, &before, &after))
 		dw_postpone(statement, flow, &before, &after);
 	else
 		dw_postpone(statement, flow, NULL, &after);
@@ -778,11 +766,11 @@ take_moves_of_one_flow(List **moves)
 static void
 finish_moves(DwStatement *statement)
 {
-	List	   *moves = statement->moves;
+	List	   *moves = dw_moves_take(statement);
 	List	   *departed = statement->moving;
 	ListCell   *lc;
 
-	statement->moves = statement->moving = NIL;
+	statement->moving = NIL;
 	while (moves != NIL)
 	{
 		List	   *of_flow = take_moves_of_one_flow(&moves);
