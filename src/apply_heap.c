@@ -583,6 +583,24 @@ dw_target_cascading(DwDirection direction, bool *wait)
 }
 
 /*
+ * The triggers that were queued since AfterTriggerBeginQuery.  A foreign key's checks of what its action has written may be
+ * deferred, which the server refuses in a security-restricted operation; so this is done as when the writer had fired the
+ * action himself, except that it is done as the owner.  In the background nothing is deferred.
+ */
+static void
+end_actions(DwTarget *target)
+{
+	Oid			user;
+	int			context;
+	int			lifted = MyBackendType == B_BG_WORKER ? 0 : SECURITY_RESTRICTED_OPERATION & ~target->scope->saved_context;
+
+	GetUserIdAndSecContext(&user, &context);
+	SetUserIdAndSecContext(user, context & ~lifted);
+	AfterTriggerEndQuery(NULL);
+	SetUserIdAndSecContext(user, context);
+}
+
+/*
  * What foreign keys do to the rows that reference this one is done at once.  Left to the end of the statement, when keys
  * may have been given to other rows (a shift), it would hit those rows' children.  row: NULL for a delete.
  */
@@ -606,7 +624,7 @@ fire_actions(DwTarget *target, DwLeaf *leaf, ItemPointer tid, TupleTableSlot *ro
 	cascading_depth = trigger_depth() + 1;
 	PG_TRY();
 	{
-		AfterTriggerEndQuery(NULL);
+		end_actions(target);
 	}
 	PG_FINALLY();
 	{
