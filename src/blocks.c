@@ -28,19 +28,35 @@
 /* A range with fewer blocks than this left is not divided: that is a batch or two. */
 #define DW_DIVIDE_BLOCKS 512
 
+/* Of a table without partitions there is a range without blocks: whoever closes it looks for what was attached meanwhile. */
 static void
 note_heap(int32 mapping_id, int32 ordinal, Oid heap)
 {
 	Relation	rel = table_open(heap, AccessShareLock);
+	int64		blocks = RELKIND_HAS_TABLE_AM(rel->rd_rel->relkind) ? RelationGetNumberOfBlocks(rel) : 0;
 	DwSql		sql;
 
 	dw_sql_begin(&sql);
 	(void) dw_sql("INSERT INTO _dualwrite.backfill (mapping_id, heap, ordinal, relfilenode, end_block) "
 				  "VALUES ($1, $2, $3, $4, $5)",
 				  5, (DwArg[]) {DW_INT4(mapping_id), DW_OID(heap), DW_INT4(ordinal), DW_OID(rel->rd_rel->relfilenode),
-				  DW_INT8((int64) RelationGetNumberOfBlocks(rel))});
+				  DW_INT8(blocks)});
 	dw_sql_end(&sql);
 	table_close(rel, NoLock);
+}
+
+/* The relations that hold the table's rows; the table itself where none does. */
+static List *
+heaps_to_read(Oid old_table)
+{
+	List	   *all = dw_heaps_of(old_table, AccessShareLock);
+	List	   *heaps = NIL;
+	ListCell   *lc;
+
+	foreach(lc, all)
+		if (RELKIND_HAS_TABLE_AM(get_rel_relkind(lfirst_oid(lc))))
+			heaps = lappend_oid(heaps, lfirst_oid(lc));
+	return heaps != NIL || all == NIL ? heaps : list_make1_oid(old_table);
 }
 
 int
@@ -49,15 +65,12 @@ dw_blocks_note(int32 mapping_id, int32 ordinal, Oid old_table)
 	int			noted = 0;
 	ListCell   *lc;
 
-	foreach(lc, dw_heaps_of(old_table, AccessShareLock))
+	foreach(lc, heaps_to_read(old_table))
 	{
 		Oid			heap = lfirst_oid(lc);
-		char		relkind = get_rel_relkind(heap);
 		DwSql		sql;
 		bool		known;
 
-		if (!RELKIND_HAS_TABLE_AM(relkind))
-			continue;
 		dw_sql_begin(&sql);
 		known = dw_sql("SELECT FROM _dualwrite.backfill WHERE mapping_id = $1 AND heap = $2",
 					   2, (DwArg[]) {DW_INT4(mapping_id), DW_OID(heap)}) > 0;

@@ -365,6 +365,23 @@ CALL dualwrite.backfill('own');
 RESET ROLE;
 SELECT is((SELECT count(*) FROM owned_new), 1000::bigint, 'constraints run as the owner, past row security');
 
+-- A table that has no partitions, or only such as have none, has nothing to copy; those that come before the end are copied.
+CREATE TABLE bare_old (id int, k int, v text, PRIMARY KEY (id, k)) PARTITION BY LIST (k);
+CREATE TABLE bare_old_1 PARTITION OF bare_old FOR VALUES IN (1) PARTITION BY RANGE (id);
+CREATE TABLE bare_new (id int, k int, v text, PRIMARY KEY (id, k));
+SELECT dualwrite.create_migration('bare', 'bare_old', 'bare_new');
+CALL dualwrite.run('bare', 'verify', '5 min');
+SELECT is((SELECT phase || ' ' || backfill_percent FROM dualwrite.status WHERE migration = 'bare'), 'verify 100', 'a table without partitions is copied at once');
+SELECT dualwrite.rollback('bare', 'dual_write');
+SELECT dualwrite.pause('bare');
+SELECT dualwrite.advance('bare', 'backfill');
+CREATE TABLE bare_old_2 (id int NOT NULL, k int NOT NULL, v text);
+INSERT INTO bare_old_2 SELECT g, 2, 'came along' FROM generate_series(1, 50) g;
+ALTER TABLE bare_old ATTACH PARTITION bare_old_2 FOR VALUES IN (2);
+SELECT dualwrite.install_triggers('bare');
+CALL dualwrite.backfill('bare');
+SELECT is((SELECT count(*) FROM bare_new), 50::bigint, 'a partition that is attached before the end is copied');
+
 SELECT * FROM finish();
 DROP OWNED BY backfill_owner, backfill_other CASCADE;
 DROP ROLE backfill_owner, backfill_other;
