@@ -11,6 +11,7 @@
 #include "postgres.h"
 
 #include "absorb.h"
+#include "nesting.h"
 #include "execution.h"
 #include "postpone.h"
 #include "propagate.h"
@@ -79,7 +80,10 @@ settle(void *arg)
 	if (statement->postponed != NIL)
 		dw_postponed_settle(statement);
 	dw_statement_close(statement);
+	/* what triggers of the target write must leave the row alone that the next mapping is still to be given */
+	dw_nesting_enter();
 	AfterTriggerEndQuery(NULL);
+	dw_nesting_leave();
 }
 
 /* While its parent may not have been backfilled, or copied by a subscription, a child is queued, whatever the policy says of other errors. */

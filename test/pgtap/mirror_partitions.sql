@@ -268,4 +268,31 @@ SELECT throws_ok($$SELECT dualwrite.create_migration('pe', 'pe', 'pe_new')$$, '5
 CREATE TABLE pf (id int PRIMARY KEY, v int) PARTITION BY RANGE (id);
 SELECT throws_ok($$CREATE TABLE pf_1 PARTITION OF pf FOR VALUES FROM (0) TO (100) PARTITION BY LIST ((id % 2))$$, NULL, NULL, 'nor further down');
 
+-- Many keys are put off to the end of a statement and settled in the middle of it; a trigger of one new table, which that fires,
+-- writes the old table: the other new tables get the row that they were about to get.
+CREATE TABLE between_old (id int, k int, v text, PRIMARY KEY (id, k)) PARTITION BY LIST (k);
+CREATE TABLE between_1 (v text, k int NOT NULL, id int NOT NULL);
+ALTER TABLE between_old ATTACH PARTITION between_1 FOR VALUES IN (1);
+CREATE TABLE between_a (id int, k int, v text, PRIMARY KEY (id, k));
+CREATE TABLE between_b (LIKE between_a INCLUDING ALL);
+CREATE TABLE between_c (LIKE between_a INCLUDING ALL);
+SELECT dualwrite.create_migration('between');
+SELECT dualwrite.add_mapping('between', 'between_old', 'between_a');
+SELECT dualwrite.add_mapping('between', 'between_old', 'between_b');
+SELECT dualwrite.add_mapping('between', 'between_old', 'between_c');
+SELECT dualwrite.configure('between', 'mirror_on_error', 'queue');
+CALL dualwrite.run('between', 'verify');
+CREATE FUNCTION between_more() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+	INSERT INTO between_old VALUES (new.id + 100000, 1, 'more');
+	RETURN NULL;
+END $$;
+CREATE TRIGGER more AFTER INSERT ON between_a FOR EACH ROW WHEN (new.id <= 4000) EXECUTE FUNCTION between_more();
+ALTER TABLE between_a ENABLE ALWAYS TRIGGER more;
+INSERT INTO between_old SELECT g, 1, 'row' FROM generate_series(1, 4000) g;
+SELECT is((SELECT array_agg(n) FROM (SELECT count(*) AS n FROM between_old UNION ALL SELECT count(*) FROM (TABLE between_old INTERSECT TABLE between_a) a
+	UNION ALL SELECT count(*) FROM (TABLE between_old INTERSECT TABLE between_b) b UNION ALL SELECT count(*) FROM (TABLE between_old INTERSECT TABLE between_c) c) counts),
+	'{8000,8000,8000,8000}', 'keys that are settled early, with a trigger that writes the old table');
+SELECT is((SELECT count(*) FROM dualwrite.queue WHERE migration = 'between'), 0::bigint, '... and nothing is queued');
+
 SELECT * FROM finish();
