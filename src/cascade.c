@@ -16,6 +16,7 @@
 #include "postgres.h"
 
 #include "cascade.h"
+#include "pending.h"
 #include "queue.h"
 
 #include "access/table.h"
@@ -52,7 +53,7 @@ put_off(DwFlow *flow, TupleTableSlot *row, bool wait)
 		dw_queue_append(flow, &key, 0, NULL);
 	}
 	else
-		(void) dw_statement_postpone(statement, &statement->cascaded, flow, &source_key);
+		dw_pending_cascaded(statement, flow, &source_key);
 }
 
 void

@@ -16,8 +16,8 @@
 #include "execution.h"
 #include "gather.h"
 #include "mirror.h"
-#include "moves.h"
 #include "nesting.h"
+#include "pending.h"
 #include "postpone.h"
 #include "propagate.h"
 #include "queue.h"
@@ -187,7 +187,7 @@ mirror_image(DwStatement *statement, DwFlow *flow, const DwKey *source_key, Tupl
 	DwApplied	applied;
 	bool		in_mapping;
 
-	if (dw_moves_include(statement, flow, source_key))
+	if (dw_pending_includes(statement, flow, source_key))
 		return DW_COUNT_SKIPPED;
 	in_mapping = is_new ? dw_project(flow, row, target->row, NULL) : dw_project_mapped(flow, row, target->row, NULL);
 	if (!in_mapping)
@@ -214,7 +214,7 @@ mirror_image(DwStatement *statement, DwFlow *flow, const DwKey *source_key, Tupl
 static DwCounter
 mirror_key_change(DwStatement *statement, DwFlow *flow, const DwRowEvent *event, const DwKey *from, const DwKey *to)
 {
-	dw_moves_add(statement, flow, from, to);
+	dw_pending_move(statement, flow, from, to);
 	note_insert(event->table->root);
 	return DW_COUNT_UPDATE;
 }
@@ -277,7 +277,7 @@ mirror_update(DwStatement *statement, DwFlow *flow, const DwKey *source_key, con
 	DwKey		before;
 
 	source_key_of(flow, event->old_row, &before);
-	if (!dw_moves_same_key(flow, &before, source_key))
+	if (!dw_pending_same_key(flow, &before, source_key))
 		return mirror_key_change(statement, flow, event, &before, source_key);
 
 	if (writes_only_changes(flow) && changes_no_image(statement, flow, event))
@@ -295,7 +295,7 @@ mirror_delete(DwStatement *statement, DwFlow *flow, const DwKey *source_key, con
 		(void) dw_statement_postpone(statement, &statement->moving, flow, source_key);
 		return DW_COUNT_SKIPPED;
 	}
-	if (!dw_in_mapping(flow, event->old_row) || dw_moves_include(statement, flow, source_key))
+	if (!dw_in_mapping(flow, event->old_row) || dw_pending_includes(statement, flow, source_key))
 		return DW_COUNT_SKIPPED;
 	if (statement->gathering != NULL)
 	{
@@ -350,10 +350,10 @@ mirror_stale(DwStatement *statement, DwFlow *flow, const DwKey *source_key, cons
 	if (event->new_row != NULL && event->old_row != NULL)
 	{
 		source_key_of(flow, event->old_row, &before);
-		if (!dw_moves_same_key(flow, &before, source_key))
+		if (!dw_pending_same_key(flow, &before, source_key))
 			return mirror_key_change(statement, flow, event, &before, source_key);
 	}
-	return dw_moves_include(statement, flow, source_key) ? DW_COUNT_SKIPPED : dw_propagate_key(statement, flow, source_key);
+	return dw_pending_includes(statement, flow, source_key) ? DW_COUNT_SKIPPED : dw_propagate_key(statement, flow, source_key);
 }
 
 /*
@@ -642,7 +642,7 @@ postpone_event(DwFlow *flow, const DwRowEvent *event)
 	source_key_of(flow, event->new_row, &after);
 	if (event->old_row != NULL)
 		source_key_of(flow, event->old_row, &before);
-	if (event->old_row != NULL && !dw_moves_same_key(flow, &before, &after))
+	if (event->old_row != NULL && !dw_pending_same_key(flow, &before, &after))
 		dw_postpone(statement, flow, &before, &after);
 	else
 		dw_postpone(statement, flow, NULL, &after);
@@ -766,7 +766,7 @@ take_moves_of_one_flow(List **moves)
 static void
 finish_moves(DwStatement *statement)
 {
-	List	   *moves = dw_moves_take(statement);
+	List	   *moves = dw_pending_take_moves(statement);
 	List	   *departed = statement->moving;
 	ListCell   *lc;
 
@@ -795,10 +795,9 @@ finish_moves(DwStatement *statement)
 static void
 finish_cascaded(DwStatement *statement)
 {
-	List	   *cascaded = statement->cascaded;
+	List	   *cascaded = dw_pending_take_cascaded(statement);
 	ListCell   *lc;
 
-	statement->cascaded = NIL;
 	foreach(lc, cascaded)
 	{
 		DwPostponed *written = lfirst(lc);

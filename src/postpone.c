@@ -12,6 +12,7 @@
 
 #include "absorb.h"
 #include "nesting.h"
+#include "pending.h"
 #include "execution.h"
 #include "postpone.h"
 #include "propagate.h"
@@ -74,7 +75,7 @@ settle(void *arg)
 		DwPostponed *written = lfirst(lc);
 
 		if (flow_of(written) != NULL)
-			(void) dw_statement_postpone(settling->outer, &settling->outer->cascaded, flow_of(written), &written->source_key);
+			dw_pending_cascaded(settling->outer, flow_of(written), &written->source_key);
 	}
 	/* what follows these writes may have been put off in turn */
 	if (statement->postponed != NIL)

@@ -36,8 +36,9 @@ typedef struct DwStatement
 	List	   *postponed;		/* of DwPostponed */
 	int			following;		/* depth of writes that follow others */
 	List	   *moving;			/* of DwPostponed: rows between the two halves of a move to another partition */
-	List	   *moves;			/* of DwPostponed: rows whose key changed, when nothing is absorbed; private to moves.c */
-	struct HTAB *moves_by_key;
+	List	   *moves;			/* of DwPostponed: rows whose key changed, when nothing is absorbed */
+	struct HTAB *moves_by_key;	/* private to pending.c, as is the next */
+	struct HTAB *cascaded_by_key;
 	List	   *cascaded;		/* of DwPostponed: rows whose counterparts foreign keys of the target have written */
 	uint64		events;			/* mirrored so far */
 	Oid			version_of;		/* table (or leaf) of the last version that an event left behind, and where that is */

@@ -1,0 +1,153 @@
+/*
+ * pending.c: keys that the end of a statement brings to agreement.
+ *
+ * Where a key has changed, or foreign keys of the target have written a row, both sides agree only when the statement is over.
+ * They are made to then, from the newest version, so that what else happens to such a key until then needs no mirror of
+ * its own.  It must not have one: a row that is put under a key before the one that is to move there would keep that out,
+ * and with it what only the target has of it; one whose parent is gone already would come back without it, for a while.
+ *
+ * A key that is not deferrable has one row at any time.  Whatever leaves the key that a row has moved to is that row.
+ */
+#include "postgres.h"
+
+#include "pending.h"
+
+#include "common/hashfn.h"
+#include "utils/datum.h"
+#include "utils/hsearch.h"
+
+/* What may have a key with this hash, as the one that it is, or that it comes from. */
+typedef struct Candidates
+{
+	uint32		hash;			/* hash key */
+	List	   *pending;		/* of DwPostponed */
+} Candidates;
+
+bool
+dw_pending_same_key(DwFlow *flow, const DwKey *a, const DwKey *b)
+{
+	for (int i = 0; i < flow->source_key->ncolumns; i++)
+	{
+		Form_pg_attribute att = TupleDescAttr(flow->source_desc, flow->source_key->columns[i] - 1);
+
+		if (!datum_image_eq(a->values[i], b->values[i], att->attbyval, att->attlen))
+			return false;
+	}
+	return true;
+}
+
+static uint32
+hash_of(DwFlow *flow, const DwKey *key)
+{
+	uint32		hash = flow->compiled->mapping_id * 2 + flow->direction;
+
+	for (int i = 0; i < flow->source_key->ncolumns; i++)
+	{
+		Form_pg_attribute att = TupleDescAttr(flow->source_desc, flow->source_key->columns[i] - 1);
+
+		hash = hash_combine(hash, datum_image_hash(key->values[i], att->attbyval, att->attlen));
+	}
+	return hash;
+}
+
+/* The last one of the flow that has the key; moves: a move that goes to it. */
+static DwPostponed *
+find(HTAB *by_key, DwFlow *flow, const DwKey *key, bool moves)
+{
+	uint32		hash;
+	Candidates *candidates;
+
+	if (by_key == NULL)
+		return NULL;
+	hash = hash_of(flow, key);
+	candidates = hash_search(by_key, &hash, HASH_FIND, NULL);
+	for (int i = candidates ? list_length(candidates->pending) - 1 : -1; i >= 0; i--)
+	{
+		DwPostponed *one = list_nth(candidates->pending, i);
+
+		if (one->mapping_id != flow->compiled->mapping_id || one->direction != flow->direction || (moves && !one->moved))
+			continue;
+		if (dw_pending_same_key(flow, &one->source_key, key) ||
+			(!moves && one->moved && dw_pending_same_key(flow, &one->from_key, key)))
+			return one;
+	}
+	return NULL;
+}
+
+static void
+note(DwStatement *statement, HTAB **by_key, DwFlow *flow, const DwKey *key, DwPostponed *one)
+{
+	uint32		hash = hash_of(flow, key);
+	MemoryContext old = MemoryContextSwitchTo(statement->context);
+	Candidates *candidates;
+	bool		found;
+
+	if (*by_key == NULL)
+	{
+		HASHCTL		ctl = {.keysize = sizeof(uint32), .entrysize = sizeof(Candidates), .hcxt = statement->context};
+
+		*by_key = hash_create("dualwrite pending keys", 64, &ctl, HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
+	}
+	candidates = hash_search(*by_key, &hash, HASH_ENTER, &found);
+	candidates->pending = lappend(found ? candidates->pending : NIL, one);
+	MemoryContextSwitchTo(old);
+}
+
+void
+dw_pending_move(DwStatement *statement, DwFlow *flow, const DwKey *from, const DwKey *to)
+{
+	DwPostponed *move = find(statement->moves_by_key, flow, from, true);
+
+	if (move != NULL)
+	{
+		MemoryContext old = MemoryContextSwitchTo(statement->context);
+
+		dw_key_copy(flow->source_desc, flow->source_key, to, &move->source_key);
+		MemoryContextSwitchTo(old);
+	}
+	else
+	{
+		move = dw_statement_postpone_move(statement, &statement->moves, flow, from, to);
+		note(statement, &statement->moves_by_key, flow, from, move);
+	}
+	note(statement, &statement->moves_by_key, flow, to, move);
+}
+
+void
+dw_pending_cascaded(DwStatement *statement, DwFlow *flow, const DwKey *source_key)
+{
+	if (find(statement->cascaded_by_key, flow, source_key, false) == NULL)
+		note(statement, &statement->cascaded_by_key, flow, source_key,
+			 dw_statement_postpone(statement, &statement->cascaded, flow, source_key));
+}
+
+bool
+dw_pending_includes(DwStatement *statement, DwFlow *flow, const DwKey *source_key)
+{
+	return find(statement->moves_by_key, flow, source_key, false) != NULL ||
+		find(statement->cascaded_by_key, flow, source_key, false) != NULL;
+}
+
+static List *
+take(List **pending, HTAB **by_key)
+{
+	List	   *result = *pending;
+
+	if (*by_key != NULL)
+		hash_destroy(*by_key);
+	*by_key = NULL;
+	*pending = NIL;
+	return result;
+}
+
+List *
+dw_pending_take_moves(DwStatement *statement)
+{
+	return take(&statement->moves, &statement->moves_by_key);
+}
+
+List *
+dw_pending_take_cascaded(DwStatement *statement)
+{
+	return take(&statement->cascaded, &statement->cascaded_by_key);
+}
