@@ -188,7 +188,41 @@ $subscriber->safe_psql('postgres', "INSERT INTO an (id, v, w) VALUES (70000, 'lo
 is($subscriber->safe_psql('postgres', "SELECT $differences"), '0', 'read_switch: writes of the new side');
 is($subscriber->safe_psql('postgres', 'SELECT count(*) FROM an WHERE own <> 7'), '0', 'columns outside the mapping are left alone');
 
-$subscriber->stop;
+# And what arrives on the new side: its initial copy, and changes of all kinds; an error of the old side stops the worker until it is gone.
+$publisher->safe_psql('postgres', <<'SQL');
+CREATE TABLE an (id bigint PRIMARY KEY, v text, w int, long text);
+CREATE TABLE cn (id int PRIMARY KEY, p int);
+INSERT INTO an SELECT 80000 + g, 'n' || g, g FROM generate_series(1, 300) g;
+INSERT INTO cn SELECT 80000 + g FROM generate_series(1, 30) g;
+CREATE PUBLICATION pub_new FOR TABLE an, cn;
+SQL
+$subscriber->safe_psql('postgres', "CREATE SUBSCRIPTION s_new CONNECTION '$connection application_name=s_new' PUBLICATION pub_new WITH (streaming = on)");
+$subscriber->wait_for_subscription_sync($publisher, 's_new');
+is($subscriber->safe_psql('postgres', "SELECT count(*), (SELECT count(*) FROM c WHERE id > 80000), $differences FROM a WHERE id > 80000"), '300|30|0', 'initial copy of the new side');
+$publisher->safe_psql('postgres', <<'SQL');
+UPDATE an SET v = v || '+' WHERE id % 3 = 0;
+UPDATE an SET long = repeat('long ' || id, 3000) WHERE id = 80007;
+UPDATE an SET w = w + 1 WHERE id = 80007;
+UPDATE an SET id = id + 1000 WHERE id BETWEEN 80001 AND 80005;
+DELETE FROM an WHERE id = 80010;
+BEGIN; UPDATE an SET v = 'one'; SAVEPOINT s; DELETE FROM an; ROLLBACK TO s; UPDATE an SET w = 3 WHERE id > 80200; COMMIT;
+BEGIN; DELETE FROM an WHERE id = 80012; INSERT INTO an VALUES (80012, 'again', 1); UPDATE an SET v = 'and again' WHERE id = 80012; COMMIT;
+BEGIN; INSERT INTO an VALUES (80400, 'two-phase', 1); DELETE FROM cn WHERE id < 80005; PREPARE TRANSACTION 'n';
+COMMIT PREPARED 'n';
+INSERT INTO an SELECT g, 'bulk', 1 FROM generate_series(90001, 95000) g;
+DELETE FROM an WHERE id BETWEEN 90001 AND 94900;
+SQL
+$publisher->wait_for_catchup('s_new');
+is($subscriber->safe_psql('postgres', "SELECT $differences"), '0', 'changes of the new side');
+is($subscriber->safe_psql('postgres', q{SELECT md5(string_agg(a::text, ' ' ORDER BY id)) FROM a WHERE id > 80000}),
+	$publisher->safe_psql('postgres', q{SELECT md5(string_agg(a::text, ' ' ORDER BY id)) FROM (SELECT id::int, v, w, long FROM an) a}), 'are as on the publisher');
+$offset = -s $subscriber->logfile;
+$publisher->safe_psql('postgres', "INSERT INTO an VALUES (5000000000, 'too large', 1)");
+$subscriber->wait_for_log(qr/integer out of range.*dualwrite reverse mirror of migration "m", mapping from public\.a to public\.an/s, $offset);
+$publisher->safe_psql('postgres', 'DELETE FROM an WHERE id = 5000000000');
+is($subscriber->safe_psql('postgres', "SELECT $differences"), '0', 'one that the old side cannot hold stops the worker');
+
+$subscriber->stop('fast');
 $publisher->stop;
 is(slurp_file($subscriber->logfile) =~ /(leak.*|TRAP.*|attempted to .*)/ ? $1 : '', '', 'no leak');
 done_testing();
