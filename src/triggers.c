@@ -20,6 +20,7 @@
 #include "triggers.h"
 
 #include "catalog/pg_class.h"
+#include "catalog/pg_inherits.h"
 #include "catalog/pg_trigger.h"
 #include "catalog/pg_type.h"
 #include "executor/spi.h"
@@ -235,6 +236,18 @@ problem_of(Oid relid, int roles)
 	return (roles & IN_PLACE) ? later_trigger(relid) : NULL;
 }
 
+/* A table that came to inherit from this one after it had been declared has none of our triggers, and is neither copied nor compared. */
+static char *
+heir_of(Oid relid)
+{
+	List	   *heirs = get_rel_relkind(relid) == RELKIND_RELATION ? find_inheritance_children(relid, NoLock) : NIL;
+
+	if (heirs == NIL)
+		return NULL;
+	return psprintf("%s inherits from %s, and its rows are not mirrored: detach it by ALTER TABLE ... NO INHERIT",
+					dw_table_name(linitial_oid(heirs)), dw_table_name(relid));
+}
+
 char *
 dw_triggers_problem(Oid table)
 {
@@ -245,7 +258,8 @@ dw_triggers_problem(Oid table)
 
 	dw_sql_begin(&sql);
 	roles = roles_of(table);
-	foreach(lc, dw_heaps_of(table, NoLock))
+	problem = roles != 0 ? heir_of(table) : NULL;
+	foreach(lc, problem == NULL ? dw_heaps_of(table, NoLock) : NIL)
 	{
 		problem = problem_of(lfirst_oid(lc), roles);
 		if (problem != NULL)

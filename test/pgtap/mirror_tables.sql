@@ -275,5 +275,21 @@ CREATE TABLE inh_parent (id int PRIMARY KEY); CREATE TABLE inh_child (PRIMARY KE
 SELECT throws_ok($$SELECT dualwrite.create_migration('inh', 'inh_parent', 'inh_new')$$, '0A000', NULL, 'inheritance is refused: parent');
 SELECT throws_ok($$SELECT dualwrite.create_migration('inh', 'inh_child', 'inh_new')$$, '0A000', NULL, 'child');
 SELECT throws_ok($$SELECT dualwrite.create_migration('inh', 'inh_new', 'inh_child')$$, '0A000', NULL, 'on the new side');
+-- one that comes later is not mirrored, and nobody goes on with that
+CREATE TABLE later_old (id int PRIMARY KEY, v int); CREATE TABLE later_new (id int PRIMARY KEY, v int);
+SELECT dualwrite.create_migration('later', 'later_old', 'later_new');
+CALL dualwrite.run('later', 'verify');
+CREATE TABLE later_heir (own int) INHERITS (later_old);
+INSERT INTO later_old VALUES (1, 1); INSERT INTO later_heir VALUES (2, 2); UPDATE later_old SET v = 3;
+SELECT is(differences('SELECT id, v FROM ONLY later_old', 'TABLE later_new'), 0::bigint, 'the table itself is mirrored when another one inherits from it');
+SELECT is((SELECT detail FROM dualwrite.gates('later') WHERE gate = 'triggers' AND NOT passed), 'public.later_heir inherits from public.later_old, and its rows are not mirrored: detach it by ALTER TABLE ... NO INHERIT', 'but that is a gate');
+SELECT is((SELECT array_agg(severity || ' ' || what) FROM dualwrite.diagnose('later')), '{error writes are not mirrored}', 'and an error to diagnose');
+\set ON_ERROR_STOP off
+SELECT dualwrite.advance('later', force => true);
+\set refused :SQLSTATE
+\set ON_ERROR_STOP on
+SELECT is(:'refused'::text, '55000', 'which cannot be forced');
+ALTER TABLE later_heir NO INHERIT later_old;
+SELECT is_empty($$SELECT * FROM dualwrite.diagnose('later')$$, 'when it is detached all is well');
 
 SELECT * FROM finish();
