@@ -12,6 +12,7 @@
 #include "postgres.h"
 
 #include "apply_heap.h"
+#include "nesting.h"
 #include "owner.h"
 #include "usercode.h"
 
@@ -29,7 +30,6 @@
 #include "storage/lmgr.h"
 #include "utils/datum.h"
 #include "utils/fmgroids.h"
-#include "utils/fmgrprotos.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/rel.h"
@@ -566,17 +566,11 @@ hold_unless_ours(DwTarget *target, DwLeaf *leaf, ItemPointer tid, bool deletes)
 static DwTarget *cascading = NULL;
 static int	cascading_depth = 0;
 
-static int
-trigger_depth(void)
-{
-	return DatumGetInt32(pg_trigger_depth(NULL));
-}
-
 bool
 dw_target_cascading(DwDirection direction, bool *wait)
 {
 	/* what triggers of the application do meanwhile is deeper */
-	if (cascading == NULL || cascading->flow->direction != direction || trigger_depth() != cascading_depth)
+	if (cascading == NULL || cascading->flow->direction != direction || dw_trigger_depth() != cascading_depth)
 		return false;
 	*wait = cascading->wait;
 	return true;
@@ -621,7 +615,7 @@ fire_actions(DwTarget *target, DwLeaf *leaf, ItemPointer tid, TupleTableSlot *ro
 		ExecARDeleteTriggers(target->lookup->estate, leaf->rri, tid, NULL, NULL, false);
 	leaf->rri->ri_TrigDesc = others;
 	cascading = target;
-	cascading_depth = trigger_depth() + 1;
+	cascading_depth = dw_trigger_depth() + 1;
 	PG_TRY();
 	{
 		end_actions(target);

@@ -16,6 +16,7 @@
 #include "postgres.h"
 
 #include "cascade.h"
+#include "nesting.h"
 #include "pending.h"
 #include "queue.h"
 
@@ -23,7 +24,6 @@
 #include "access/xact.h"
 #include "executor/executor.h"
 #include "replication/logicalworker.h"
-#include "utils/fmgrprotos.h"
 #include "utils/rel.h"
 
 /* The trigger that the call goes to. */
@@ -53,7 +53,8 @@ put_off(DwFlow *flow, TupleTableSlot *row, bool wait)
 		dw_queue_append(flow, &key, 0, NULL);
 	}
 	else
-		dw_pending_cascaded(statement, flow, &source_key);
+		/* the triggers that see what it did are one level deeper than the statement */
+		dw_pending_cascaded(statement, flow, &source_key, dw_trigger_depth() - 1);
 }
 
 void
@@ -110,7 +111,7 @@ call(DwStatement *statement, Oid relid, const ItemPointerData *version)
 {
 	statement->call_version = *version;
 	statement->call_of = relid;
-	statement->call_depth = DatumGetInt32(pg_trigger_depth(NULL));
+	statement->call_depth = dw_trigger_depth();
 	statement->call_queued = queue_call(relid, &statement->call_version);
 	return statement->call_queued;
 }
@@ -132,7 +133,7 @@ dw_cascade_call(DwStatement *statement, Relation rel, ItemPointer version)
 {
 	/* one that an outer statement waits for comes too late for this one */
 	if (statement->call_queued)
-		return statement->call_depth == DatumGetInt32(pg_trigger_depth(NULL));
+		return statement->call_depth == dw_trigger_depth();
 	/* it comes before whatever foreign keys are still to do */
 	statement->events_at_call = 0;
 	return call(statement, RelationGetRelid(rel), version);

@@ -648,7 +648,7 @@ postpone_event(DwFlow *flow, const DwRowEvent *event)
 		dw_postpone(statement, flow, NULL, &after);
 }
 
-static void finish_moves(DwStatement *statement);
+static void finish_moves(DwStatement *statement, int depth);
 
 /* A statement of any size takes bounded memory: what it put off is settled in portions. */
 static void
@@ -661,7 +661,7 @@ settle_early(void)
 		return;
 	flush_gathered(statement);
 	if (list_length(statement->moves) >= MAX_MOVES)
-		finish_moves(statement);
+		finish_moves(statement, 0);
 	if (list_length(statement->postponed) >= MAX_POSTPONED)
 		dw_postponed_settle(statement);
 }
@@ -763,14 +763,14 @@ take_moves_of_one_flow(List **moves)
 	return taken;
 }
 
+/* Moves, and departures, that wait for the end of a statement as deep as this, or deeper. */
 static void
-finish_moves(DwStatement *statement)
+finish_moves(DwStatement *statement, int depth)
 {
-	List	   *moves = dw_pending_take_moves(statement);
-	List	   *departed = statement->moving;
+	List	   *moves = dw_pending_take_moves(statement, depth);
+	List	   *departed = dw_pending_take_moving(statement, depth);
 	ListCell   *lc;
 
-	statement->moving = NIL;
 	while (moves != NIL)
 	{
 		List	   *of_flow = take_moves_of_one_flow(&moves);
@@ -793,9 +793,9 @@ finish_moves(DwStatement *statement)
 
 /* What foreign keys of the target have done is final on the source side, too. */
 static void
-finish_cascaded(DwStatement *statement)
+finish_cascaded(DwStatement *statement, int depth)
 {
-	List	   *cascaded = dw_pending_take_cascaded(statement);
+	List	   *cascaded = dw_pending_take_cascaded(statement, depth);
 	ListCell   *lc;
 
 	foreach(lc, cascaded)
@@ -813,6 +813,27 @@ finish_cascaded(DwStatement *statement)
 	}
 }
 
+/* false: what foreign keys have done still waits. */
+static bool
+finish(DwStatement *statement, int depth)
+{
+	do
+	{
+		if (dw_pending_any(statement->moves, depth) || dw_pending_any(statement->moving, depth))
+			finish_moves(statement, depth);
+		if (statement->postponed != NIL)
+			dw_postponed_settle(statement);
+		if (dw_pending_any(statement->cascaded, depth))
+		{
+			if (dw_cascade_waits(statement))
+				return false;
+			finish_cascaded(statement, depth);
+		}
+	} while (dw_pending_any(statement->moves, depth) || dw_pending_any(statement->moving, depth) ||
+			 statement->postponed != NIL || dw_pending_any(statement->cascaded, depth));
+	return true;
+}
+
 void
 dw_mirror_flush(void)
 {
@@ -822,21 +843,9 @@ dw_mirror_flush(void)
 		return;
 	flush_gathered(statement);
 	dw_gather_end(statement);
-	do
-	{
-		if (statement->moves != NIL || statement->moving != NIL)
-			finish_moves(statement);
-		if (statement->postponed != NIL)
-			dw_postponed_settle(statement);
-		if (statement->cascaded != NIL)
-		{
-			if (dw_cascade_waits(statement))
-				return;
-			finish_cascaded(statement);
-		}
-	} while (statement->moves != NIL || statement->moving != NIL || statement->postponed != NIL || statement->cascaded != NIL);
-	/* the call is known by the statement that waits for it */
-	if (!statement->call_queued)
+	/* the call is known by the statement that waits for it, and that may be one around this one */
+	if (finish(statement, dw_trigger_depth()) && !statement->call_queued &&
+		statement->moves == NIL && statement->moving == NIL && statement->cascaded == NIL)
 		dw_statement_close(statement);
 }
 

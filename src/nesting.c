@@ -9,6 +9,8 @@
 
 #include "nesting.h"
 
+#include "utils/fmgrprotos.h"
+
 static int	depth = 0;
 
 void
@@ -38,4 +40,10 @@ void
 dw_nesting_set(int to)
 {
 	depth = to;
+}
+
+int
+dw_trigger_depth(void)
+{
+	return DatumGetInt32(pg_trigger_depth(NULL));
 }

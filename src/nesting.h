@@ -13,5 +13,7 @@ extern void dw_nesting_leave(void);
 extern int	dw_nesting(void);
 /* After an error: back to what dw_nesting returned before. */
 extern void dw_nesting_set(int depth);
+/* How deep triggers are nested, of whatever kind: 1 in the triggers of a client's statement. */
+extern int	dw_trigger_depth(void);
 
 #endif							/* DW_NESTING_H */

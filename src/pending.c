@@ -6,6 +6,9 @@
  * its own.  It must not have one: a row that is put under a key before the one that is to move there would keep that out,
  * and with it what only the target has of it; one whose parent is gone already would come back without it, for a while.
  *
+ * A trigger of a user may run statements of its own before a statement is over.  Their end is not the end of what waits for the
+ * outer one, whose foreign keys and further rows are still to come.
+ *
  * A key that is not deferrable has one row at any time.  Whatever leaves the key that a row has moved to is that row.
  */
 #include "postgres.h"
@@ -65,7 +68,8 @@ find(HTAB *by_key, DwFlow *flow, const DwKey *key, bool moves)
 	{
 		DwPostponed *one = list_nth(candidates->pending, i);
 
-		if (one->mapping_id != flow->compiled->mapping_id || one->direction != flow->direction || (moves && !one->moved))
+		if (one->done || one->mapping_id != flow->compiled->mapping_id || one->direction != flow->direction ||
+			(moves && !one->moved))
 			continue;
 		if (dw_pending_same_key(flow, &one->source_key, key) ||
 			(!moves && one->moved && dw_pending_same_key(flow, &one->from_key, key)))
@@ -114,11 +118,15 @@ dw_pending_move(DwStatement *statement, DwFlow *flow, const DwKey *from, const D
 }
 
 void
-dw_pending_cascaded(DwStatement *statement, DwFlow *flow, const DwKey *source_key)
+dw_pending_cascaded(DwStatement *statement, DwFlow *flow, const DwKey *source_key, int depth)
 {
-	if (find(statement->cascaded_by_key, flow, source_key, false) == NULL)
-		note(statement, &statement->cascaded_by_key, flow, source_key,
-			 dw_statement_postpone(statement, &statement->cascaded, flow, source_key));
+	DwPostponed *written;
+
+	if (find(statement->cascaded_by_key, flow, source_key, false) != NULL)
+		return;
+	written = dw_statement_postpone(statement, &statement->cascaded, flow, source_key);
+	written->depth = depth;
+	note(statement, &statement->cascaded_by_key, flow, source_key, written);
 }
 
 bool
@@ -128,26 +136,55 @@ dw_pending_includes(DwStatement *statement, DwFlow *flow, const DwKey *source_ke
 		find(statement->cascaded_by_key, flow, source_key, false) != NULL;
 }
 
+/* What waits for an inner statement came later than what waits for an outer one that is not over. */
+bool
+dw_pending_any(List *pending, int depth)
+{
+	return pending != NIL && ((DwPostponed *) llast(pending))->depth >= depth;
+}
+
 static List *
-take(List **pending, HTAB **by_key)
+take(DwStatement *statement, List **pending, HTAB **by_key, int depth)
 {
-	List	   *result = *pending;
+	MemoryContext old = MemoryContextSwitchTo(statement->context);
+	List	   *taken = NIL;
+	List	   *left = NIL;
+	ListCell   *lc;
 
-	if (*by_key != NULL)
+	foreach(lc, *pending)
+	{
+		DwPostponed *one = lfirst(lc);
+
+		one->done = one->depth >= depth;
+		if (one->done)
+			taken = lappend(taken, one);
+		else
+			left = lappend(left, one);
+	}
+	*pending = left;
+	if (left == NIL && by_key != NULL && *by_key != NULL)
+	{
 		hash_destroy(*by_key);
-	*by_key = NULL;
-	*pending = NIL;
-	return result;
+		*by_key = NULL;
+	}
+	MemoryContextSwitchTo(old);
+	return taken;
 }
 
 List *
-dw_pending_take_moves(DwStatement *statement)
+dw_pending_take_moves(DwStatement *statement, int depth)
 {
-	return take(&statement->moves, &statement->moves_by_key);
+	return take(statement, &statement->moves, &statement->moves_by_key, depth);
 }
 
 List *
-dw_pending_take_cascaded(DwStatement *statement)
+dw_pending_take_moving(DwStatement *statement, int depth)
 {
-	return take(&statement->cascaded, &statement->cascaded_by_key);
+	return take(statement, &statement->moving, NULL, depth);
+}
+
+List *
+dw_pending_take_cascaded(DwStatement *statement, int depth)
+{
+	return take(statement, &statement->cascaded, &statement->cascaded_by_key, depth);
 }

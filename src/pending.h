@@ -10,12 +10,15 @@
 extern bool dw_pending_same_key(DwFlow *flow, const DwKey *a, const DwKey *b);
 /* The row with key from has another one.  What it had before that, if the statement has changed it already, is remembered. */
 extern void dw_pending_move(DwStatement *statement, DwFlow *flow, const DwKey *from, const DwKey *to);
-/* A foreign key of the target has written the counterpart. */
-extern void dw_pending_cascaded(DwStatement *statement, DwFlow *flow, const DwKey *source_key);
+/* A foreign key of the target has written the counterpart.  depth: as in DwPostponed. */
+extern void dw_pending_cascaded(DwStatement *statement, DwFlow *flow, const DwKey *source_key, int depth);
 /* Is this key one of them, whatever its row is by then? */
 extern bool dw_pending_includes(DwStatement *statement, DwFlow *flow, const DwKey *source_key);
-/* All moves, or all that foreign keys have written, in the order in which they came; none are left. */
-extern List *dw_pending_take_moves(DwStatement *statement);
-extern List *dw_pending_take_cascaded(DwStatement *statement);
+/* Does any of them (moves, cascaded) wait for the end of a statement as deep as this, or deeper? */
+extern bool dw_pending_any(List *pending, int depth);
+/* Those of the moves, of rows between two partitions, or of what foreign keys have written, in the order in which they came. */
+extern List *dw_pending_take_moves(DwStatement *statement, int depth);
+extern List *dw_pending_take_moving(DwStatement *statement, int depth);
+extern List *dw_pending_take_cascaded(DwStatement *statement, int depth);
 
 #endif							/* DW_PENDING_H */

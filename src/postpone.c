@@ -75,7 +75,7 @@ settle(void *arg)
 		DwPostponed *written = lfirst(lc);
 
 		if (flow_of(written) != NULL)
-			dw_pending_cascaded(settling->outer, flow_of(written), &written->source_key);
+			dw_pending_cascaded(settling->outer, flow_of(written), &written->source_key, written->depth);
 	}
 	/* what follows these writes may have been put off in turn */
 	if (statement->postponed != NIL)

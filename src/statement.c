@@ -10,6 +10,7 @@
 
 #include "follow.h"
 #include "kept.h"
+#include "nesting.h"
 #include "statement.h"
 
 #include "access/xact.h"
@@ -207,6 +208,7 @@ dw_statement_postpone(DwStatement *statement, List **list, DwFlow *flow, const D
 
 	postponed->mapping_id = flow->compiled->mapping_id;
 	postponed->direction = flow->direction;
+	postponed->depth = dw_trigger_depth();
 	dw_key_copy(flow->source_desc, flow->source_key, source_key, &postponed->source_key);
 	*list = lappend(*list, postponed);
 	MemoryContextSwitchTo(old);

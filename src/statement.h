@@ -16,6 +16,8 @@ typedef struct DwPostponed
 	DwDirection direction;
 	bool		truncated;		/* the source row is about to go, but still there */
 	bool		impatient;		/* a source row that somebody holds is queued, not waited for */
+	int			depth;			/* of triggers: the statement that it waits for the end of */
+	bool		done;			/* waits no more */
 	bool		moved;			/* from another key: */
 	DwKey		from_key;
 	DwKey		source_key;		/* copied, as is from_key */

@@ -44,6 +44,18 @@ BEGIN
 	END IF;
 	RETURN NULL;
 END $$;
+-- Such a statement of its own ends before the outer one's foreign keys have followed.
+UPDATE mo SET v = 'write';
+CREATE TRIGGER "A meddle" AFTER UPDATE OF id ON mo FOR EACH ROW EXECUTE FUNCTION meddle();
+SELECT lives_ok('UPDATE mo SET id = 1001 WHERE id = 101', 'a row moves, and is written again before the row that references it has followed');
+SELECT is(apart(), 0::bigint, '... on both sides');
+SELECT lives_ok('UPDATE mo SET id = id + 1000 WHERE id BETWEEN 102 AND 110 AND id % 2 = 0', 'several of them');
+SELECT is(apart(), 0::bigint, '... on both sides');
+DROP TRIGGER "A meddle" ON mo;
+CREATE TRIGGER "z meddle" AFTER UPDATE OF id ON mo FOR EACH ROW EXECUTE FUNCTION meddle();
+SELECT lives_ok('UPDATE mo SET id = id - 1000 WHERE id > 1000', 'the same by a trigger that fires after ours');
+SELECT is(apart(), 0::bigint, '... on both sides');
+DROP TRIGGER "z meddle" ON mo;
 ALTER TABLE mo DROP CONSTRAINT before;
 ALTER TABLE mn DROP CONSTRAINT before;
 UPDATE mo SET p = NULL, v = (ARRAY['write', 'move', 'back', 'replace', 'remove', 'nothing'])[id % 6 + 1];
@@ -67,6 +79,35 @@ MERGE INTO mo USING (SELECT 1 AS kind, g AS id FROM generate_series(1, 20) g UNI
 	WHEN MATCHED THEN UPDATE SET id = mo.id + 100 WHEN NOT MATCHED AND s.kind = 2 THEN INSERT (id, v) VALUES (s.id, 'in its place');
 SELECT is(apart(), 0::bigint, 'rows that move, and others that take their places');
 SELECT is((SELECT count(*) FROM mn WHERE own = 'mark ' || (id - 100)), 20::bigint, '... with what they have');
+
+-- Rows are written that foreign keys of the new side have deleted already, and those of the old side are still to delete.
+CREATE TABLE co (id int PRIMARY KEY, p int REFERENCES co ON DELETE CASCADE, v text);
+CREATE TABLE cn (id int PRIMARY KEY, p int REFERENCES cn ON DELETE CASCADE, v text);
+SELECT dualwrite.create_migration('chain', 'co', 'cn');
+CALL dualwrite.run('chain', 'verify');
+CREATE PROCEDURE chain(deeds text) LANGUAGE plpgsql AS $$
+BEGIN
+	TRUNCATE co;
+	INSERT INTO co SELECT g, nullif(g - 1, 0), 'v' FROM generate_series(1, 8) g;
+	COMMIT;
+	EXECUTE 'MERGE INTO co USING (VALUES ' || deeds || $merge$) s (deed, id) ON s.id = co.id
+		WHEN MATCHED AND s.deed = 'delete' THEN DELETE WHEN MATCHED THEN UPDATE SET v = 'updated'$merge$;
+END $$;
+CREATE FUNCTION chain_apart() RETURNS bigint LANGUAGE sql AS $$
+	SELECT count(*) FROM co FULL JOIN cn USING (id) WHERE (co.p, co.v) IS DISTINCT FROM (cn.p, cn.v) $$;
+SET enable_hashjoin = off;
+SET enable_mergejoin = off;
+CALL chain($$('delete', 1), ('update', 3)$$);
+SELECT is(chain_apart(), 0::bigint, 'a grandchild is updated after its grandparent was deleted');
+CALL chain($$('update', 3), ('delete', 1)$$);
+SELECT is(chain_apart(), 0::bigint, '... before it was');
+CALL chain($$('delete', 1), ('update', 6), ('update', 4), ('delete', 5), ('delete', 3)$$);
+SELECT is(chain_apart(), 0::bigint, 'several of them');
+CALL chain($$('update', 8), ('delete', 4), ('update', 3), ('update', 7), ('update', 5)$$);
+SELECT is(chain_apart(), 0::bigint, '... some of which stay');
+SELECT is((SELECT count(*) FROM cn), 3::bigint, '... as they do on the old side');
+RESET enable_hashjoin;
+RESET enable_mergejoin;
 
 -- Checks of what a foreign key has done may wait for the commit.
 CREATE TABLE wo (id int PRIMARY KEY);
