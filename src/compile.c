@@ -8,12 +8,13 @@
  */
 #include "postgres.h"
 
-#include "absorb.h"
 #include "execution.h"
 #include "expression.h"
+#include "keymap.h"
 #include "mapping.h"
 #include "nesting.h"
 #include "owner.h"
+#include "scope.h"
 #include "settings.h"
 #include "usercode.h"
 
@@ -36,79 +37,32 @@
 #include "parser/parse_collate.h"
 #include "utils/builtins.h"
 #include "utils/datum.h"
-#include "utils/fmgroids.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
 #include "utils/syscache.h"
-#include "utils/typcache.h"
-
-/* A constant of forward: new rows without it belong to another mapping. */
-typedef struct ScopeColumn
-{
-	AttrNumber	column;			/* of the new table */
-	Datum		value;
-	bool		isnull;
-	Oid			collation;
-	FmgrInfo	equal;
-} ScopeColumn;
 
 struct DwProjection
 {
-	ExprContext *context[DW_MAX_NESTING][2];	/* taken in turn, so that two images can be held together */
+	ExprContext *context[2][DW_MAX_NESTING];	/* taken in turn, so that two images can be held together */
 	int			turn;
 	ProjectionInfo *info;
 	ProjectionInfo *mapped;		/* without what is for inserts only; the same where nothing is */
 	bool		mapped_looks_up;
 	ExprState  *filter;			/* forward only; NULL without one */
-	ScopeColumn *scope;			/* reverse only */
-	int			nscope;
 	SPIPlanPtr	statement;		/* of the expressions with sub-selects; NULL without any */
 	TupleTableSlot *looked_up;	/* what it returned */
 	bool		user_code;
 	bool		personal;		/* what is for inserts looks at how the session is set */
 };
 
-/* How one side's key is computed from the other's. */
-typedef struct DwKeyMap
-{
-	const DwKeyShape *from;
-	ExprContext *context[DW_MAX_NESTING];
-	TupleTableSlot *row;		/* a source row of which only the key is known */
-	int			ncolumns;
-	ExprState  *expression[INDEX_MAX_KEYS];
-	AttrNumber	narrowed_from[INDEX_MAX_KEYS];	/* source column, when the expression is int8 -> int4 … of it */
-	Oid			narrowed_by[INDEX_MAX_KEYS];	/* the cast */
-	bool		copied;			/* each column is a column of the source's key, or that cast from integer to integer: */
-	int			copied_from[INDEX_MAX_KEYS];	/* position in the source's key */
-	Oid			copied_by[INDEX_MAX_KEYS];	/* the cast; 0: none */
-	AttrNumber	made_of[INDEX_MAX_KEYS];	/* the one source column that the expression reads; 0: none, or several */
-	bool		may_fail;		/* some value of the source may raise an error */
-	bool		user_code;
-	Oid			owner;			/* of the source */
-} DwKeyMap;
-
-/* The context for this depth, made when it is first needed, in the mapping's memory. */
-static ExprContext *
-own_context(ExprContext **slot, MemoryContext memory)
-{
-	if (*slot == NULL)
-	{
-		MemoryContext old = MemoryContextSwitchTo(memory);
-
-		*slot = CreateStandaloneExprContext();
-		MemoryContextSwitchTo(old);
-	}
-	return *slot;
-}
-
 static ExprContext *
 projection_context(DwFlow *flow)
 {
 	DwProjection *projection = flow->projection;
 
-	return own_context(&projection->context[dw_nesting()][projection->turn], flow->compiled->context);
+	return dw_nested_context(projection->context[projection->turn], flow->compiled->context);
 }
 
 static void
@@ -393,50 +347,29 @@ compile_filter(DwFlow *flow, const DwMapping *mapping, Relation source)
 	note_domains(flow->compiled, parsed->domains);
 }
 
-static Oid
-equality_function(Form_pg_attribute att)
-{
-	TypeCacheEntry *type = lookup_type_cache(att->atttypid, TYPECACHE_EQ_OPR_FINFO);
-
-	if (!OidIsValid(type->eq_opr_finfo.fn_oid))
-		ereport(ERROR,
-				(errcode(ERRCODE_UNDEFINED_FUNCTION),
-				 errmsg("constant for column \"%s\" has type %s, which has no equality operator",
-						NameStr(att->attname), format_type_be(att->atttypid)),
-				 errhint("A constant is the mapping's scope on the new side; use {\"expr\": …, \"on\": \"insert\"} for a mere default.")));
-	return type->eq_opr_finfo.fn_oid;
-}
-
 /* The constants of forward, which a new row must bear to be this mapping's. */
 static void
 compile_scope(DwFlow *reverse, const DwMapping *mapping, Relation old_table, Relation new_table)
 {
-	DwProjection *projection = reverse->projection;
 	ListCell   *lc;
 
-	projection->scope = palloc0(sizeof(ScopeColumn) * (list_length(mapping->columns[DW_FORWARD]) + 1));
 	foreach(lc, mapping->columns[DW_FORWARD])
 	{
 		DwColumn   *column = lfirst(lc);
-		ScopeColumn *scope = &projection->scope[projection->nscope];
-		Form_pg_attribute att;
+		AttrNumber	attno;
 		DwExpression *parsed;
-		ExprState  *state;
 		Node	   *node;
+		Datum		value;
+		bool		isnull;
 
 		if (!column->is_constant || column->insert_only)
 			continue;
-		scope->column = column_number(mapping, new_table, column->name);
-		reverse->used = bms_add_member(reverse->used, scope->column);
-		att = TupleDescAttr(RelationGetDescr(new_table), scope->column - 1);
-		node = plan_expression(mapping, column->expression, old_table, att, &parsed);
-		state = ExecInitExpr((Expr *) node, NULL);
-		scope->value = ExecEvalExprSwitchContext(state, projection_context(reverse), &scope->isnull);
-		if (!scope->isnull)
-			scope->value = datumCopy(scope->value, att->attbyval, att->attlen);
-		scope->collation = att->attcollation;
-		fmgr_info(equality_function(att), &scope->equal);
-		projection->nscope++;
+		attno = column_number(mapping, new_table, column->name);
+		reverse->used = bms_add_member(reverse->used, attno);
+		node = plan_expression(mapping, column->expression, old_table, TupleDescAttr(RelationGetDescr(new_table), attno - 1),
+							   &parsed);
+		value = ExecEvalExprSwitchContext(ExecInitExpr((Expr *) node, NULL), projection_context(reverse), &isnull);
+		reverse->scope = dw_scope_add(reverse->scope, RelationGetDescr(new_table), attno, value, isnull);
 	}
 }
 
@@ -499,77 +432,6 @@ compile_flow(DwCompiled *compiled, DwDirection direction, Relation source, Relat
 	compiled->reads_tables |= projection->user_code || projection->statement != NULL;
 }
 
-/* A cast that narrows an integer column raises an error for values that cannot be; it is asked beforehand instead. */
-static void
-note_narrowing(DwKeyMap *map, int i, Node *node)
-{
-	if (IsA(node, FuncExpr))
-	{
-		FuncExpr   *call = (FuncExpr *) node;
-		Node	   *arg = list_length(call->args) == 1 ? linitial(call->args) : NULL;
-
-		if (arg != NULL && IsA(arg, Var) &&
-			(call->funcid == F_INT4_INT8 || call->funcid == F_INT2_INT8 || call->funcid == F_INT2_INT4))
-		{
-			map->narrowed_from[i] = ((Var *) arg)->varattno;
-			map->narrowed_by[i] = call->funcid;
-		}
-	}
-}
-
-/* Can no value make it raise an error?  Those that narrow are asked beforehand. */
-static bool
-is_infallible(const DwKeyMap *map, int i, Node *node)
-{
-	if (IsA(node, FuncExpr))
-	{
-		FuncExpr   *call = (FuncExpr *) node;
-
-		if (map->narrowed_from[i] != 0)
-			return true;
-		if (call->funcid != F_INT8_INT4 && call->funcid != F_INT8_INT2 && call->funcid != F_INT4_INT2)
-			return false;
-		node = linitial(call->args);
-	}
-	else if (IsA(node, RelabelType))
-		node = (Node *) ((RelabelType *) node)->arg;
-	return IsA(node, Var) || IsA(node, Const);
-}
-
-/* Is it a column of the source's key, which need not be evaluated to be known? */
-static bool
-note_copy(DwKeyMap *map, int i, Node *node)
-{
-	if (IsA(node, FuncExpr))
-	{
-		FuncExpr   *call = (FuncExpr *) node;
-
-		switch (call->funcid)
-		{
-			case F_INT8_INT4:
-			case F_INT8_INT2:
-			case F_INT4_INT2:
-			case F_INT4_INT8:
-			case F_INT2_INT8:
-			case F_INT2_INT4:
-				map->copied_by[i] = call->funcid;
-				node = linitial(call->args);
-				break;
-			default:
-				return false;
-		}
-	}
-	if (IsA(node, RelabelType))
-		node = (Node *) ((RelabelType *) node)->arg;
-	for (int k = 0; IsA(node, Var) && k < map->from->ncolumns; k++)
-		if (map->from->columns[k] == ((Var *) node)->varattno)
-		{
-			map->copied_from[i] = k;
-			return true;
-		}
-	return false;
-}
-
 static DwColumn *
 column_named(List *columns, const char *name)
 {
@@ -586,17 +448,14 @@ compile_key_map(DwCompiled *compiled, DwDirection direction, Relation source, Re
 {
 	const DwMapping *mapping = compiled->mapping;
 	DwFlow	   *flow = &compiled->flow[direction];
-	DwKeyMap   *map = palloc0(sizeof(DwKeyMap));
+	DwKeyMap   *map = dw_keymap_make(flow);
+	int			i = 0;
 	ListCell   *lc;
 
-	map->from = flow->source_key;
-	map->owner = flow->source_owner;
-	map->row = MakeSingleTupleTableSlot(flow->source_desc, &TTSOpsVirtual);
-	map->copied = true;
 	foreach(lc, target_names)
 	{
 		DwColumn   *column = column_named(mapping->columns[direction], lfirst(lc));
-		AttrNumber	attno = flow->target_key->columns[map->ncolumns];
+		AttrNumber	attno = flow->target_key->columns[i++];
 		DwExpression *parsed;
 		Node	   *node = NULL;
 
@@ -605,15 +464,9 @@ compile_key_map(DwCompiled *compiled, DwDirection direction, Relation source, Re
 								   TupleDescAttr(RelationGetDescr(target), attno - 1), &parsed);
 		if (node == NULL)
 			altered(mapping, "plain expression of key column", lfirst(lc));
-		note_narrowing(map, map->ncolumns, node);
-		map->may_fail |= !is_infallible(map, map->ncolumns, node);
-		map->copied &= note_copy(map, map->ncolumns, node);
-		if (bms_membership(parsed->columns) == BMS_SINGLETON)
-			map->made_of[map->ncolumns] = bms_singleton_member(parsed->columns);
-		map->user_code |= parsed->user_code;
+		dw_keymap_add(map, node, parsed);
 		note_domains(compiled, parsed->domains);
 		compiled->computed_key |= parsed->column != 0 ? !parsed->lossless : !parsed->is_constant;
-		map->expression[map->ncolumns++] = ExecInitExpr((Expr *) node, NULL);
 	}
 	compiled->key_map[direction] = map;
 }
@@ -681,26 +534,11 @@ dw_compile(const DwMapping *mapping, const DwMigration *migration, MemoryContext
 }
 
 static bool
-in_scope(DwProjection *projection, TupleTableSlot *row)
+passes(DwFlow *flow, TupleTableSlot *source, ExprContext *econtext)
 {
-	for (int i = 0; i < projection->nscope; i++)
-	{
-		ScopeColumn *scope = &projection->scope[i];
-		bool		isnull;
-		Datum		value = slot_getattr(row, scope->column, &isnull);
+	ExprState  *filter = flow->projection->filter;
 
-		if (isnull != scope->isnull)
-			return false;
-		if (!isnull && !DatumGetBool(FunctionCall2Coll(&scope->equal, scope->collation, value, scope->value)))
-			return false;
-	}
-	return true;
-}
-
-static bool
-passes(DwProjection *projection, TupleTableSlot *source, ExprContext *econtext)
-{
-	return in_scope(projection, source) && (projection->filter == NULL || ExecQual(projection->filter, econtext));
+	return dw_scope_has_row(flow->scope, source) && (filter == NULL || ExecQual(filter, econtext));
 }
 
 bool
@@ -711,15 +549,15 @@ dw_in_mapping(DwFlow *flow, TupleTableSlot *source)
 	DwOwnerScope scope;
 	bool		result;
 
-	if (projection->filter == NULL && projection->nscope == 0)
+	if (projection->filter == NULL && flow->scope == NULL)
 		return true;
 	ResetExprContext(econtext);
 	econtext->ecxt_scantuple = source;
 	if (!projection->user_code)
-		return passes(projection, source, econtext);
+		return passes(flow, source, econtext);
 
 	dw_owner_enter(&scope, flow->source_owner, true);
-	result = passes(projection, source, econtext);
+	result = passes(flow, source, econtext);
 	dw_owner_leave(&scope);
 	return result;
 }
@@ -764,7 +602,7 @@ project_row(DwFlow *flow, ProjectionInfo *info, TupleTableSlot *source, TupleTab
 {
 	DwProjection *projection = flow->projection;
 
-	if (!passes(projection, source, econtext))
+	if (!passes(flow, source, econtext))
 		return false;
 	if (projection->statement != NULL && (info == projection->info || projection->mapped_looks_up))
 		look_up(flow, source, econtext, snapshot);
@@ -808,219 +646,4 @@ bool
 dw_project_mapped(DwFlow *flow, TupleTableSlot *source, TupleTableSlot *out, Snapshot snapshot)
 {
 	return project(flow, flow->projection->mapped, source, out, snapshot);
-}
-
-/* Would the cast raise an error? */
-static bool
-out_of_range(Oid cast, Datum value)
-{
-	switch (cast)
-	{
-		case F_INT4_INT8:
-			return DatumGetInt64(value) < PG_INT32_MIN || DatumGetInt64(value) > PG_INT32_MAX;
-		case F_INT2_INT8:
-			return DatumGetInt64(value) < PG_INT16_MIN || DatumGetInt64(value) > PG_INT16_MAX;
-		case F_INT2_INT4:
-			return DatumGetInt32(value) < PG_INT16_MIN || DatumGetInt32(value) > PG_INT16_MAX;
-		default:
-			return false;
-	}
-}
-
-static Datum
-cast_integer(Oid cast, Datum value)
-{
-	switch (cast)
-	{
-		case F_INT8_INT4:
-			return Int64GetDatum(DatumGetInt32(value));
-		case F_INT8_INT2:
-			return Int64GetDatum(DatumGetInt16(value));
-		case F_INT4_INT2:
-			return Int32GetDatum(DatumGetInt16(value));
-		case F_INT4_INT8:
-			return Int32GetDatum((int32) DatumGetInt64(value));
-		case F_INT2_INT8:
-			return Int16GetDatum((int16) DatumGetInt64(value));
-		case F_INT2_INT4:
-			return Int16GetDatum((int16) DatumGetInt32(value));
-		default:
-			return value;
-	}
-}
-
-/* Most keys are columns of the other side's.  false: there is no such key. */
-static bool
-copy_key(const DwKeyMap *map, const DwKey *source_key, DwKey *target_key)
-{
-	for (int i = 0; i < map->ncolumns; i++)
-	{
-		Datum		value = source_key->values[map->copied_from[i]];
-
-		if (out_of_range(map->copied_by[i], value))
-			return false;
-		target_key->values[i] = cast_integer(map->copied_by[i], value);
-	}
-	return true;
-}
-
-/* The expressions of a target key over map->row. */
-typedef struct KeyWork
-{
-	DwKeyMap   *map;
-	ExprContext *econtext;
-	DwKey	   *target_key;
-	bool		found;
-} KeyWork;
-
-static bool
-evaluate_key(KeyWork *work)
-{
-	DwKeyMap   *map = work->map;
-
-	for (int i = 0; i < map->ncolumns; i++)
-	{
-		bool		isnull;
-
-		if (map->narrowed_from[i] != 0 &&
-			out_of_range(map->narrowed_by[i], map->row->tts_values[map->narrowed_from[i] - 1]))
-			return false;
-		work->target_key->values[i] = ExecEvalExprSwitchContext(map->expression[i], work->econtext, &isnull);
-		if (isnull)
-			return false;
-	}
-	return true;
-}
-
-/* The same as work of dw_try, and as the owner where users' code runs. */
-static void
-evaluate_key_as_owner(void *arg)
-{
-	KeyWork    *work = arg;
-	DwOwnerScope scope;
-
-	if (work->map->user_code)
-		dw_owner_enter(&scope, work->map->owner, true);
-	work->found = evaluate_key(work);
-	if (work->map->user_code)
-		dw_owner_leave(&scope);
-}
-
-/* A key that lacks the constants of the mapping names another mapping's row, and nothing of ours. */
-static bool
-key_in_scope(DwFlow *flow, const DwKey *key)
-{
-	DwProjection *projection = flow->projection;
-
-	for (int i = 0; i < projection->nscope; i++)
-		for (int k = 0; k < flow->source_key->ncolumns; k++)
-		{
-			ScopeColumn *scope = &projection->scope[i];
-
-			if (flow->source_key->columns[k] == scope->column && !scope->isnull &&
-				!DatumGetBool(FunctionCall2Coll(&scope->equal, scope->collation, key->values[k], scope->value)))
-				return false;
-		}
-	return true;
-}
-
-/*
- * An expression that fails says that there is no such key, whether it is a cast or a function of users; it is tried in a
- * subtransaction, which without a write of its own costs a microsecond and no transaction id.
- */
-bool
-dw_key_across(DwFlow *flow, const DwKey *source_key, DwKey *target_key)
-{
-	DwKeyMap   *map = flow->compiled->key_map[flow->direction];
-	ExprContext *econtext;
-	TupleTableSlot *row = map->row;
-	KeyWork		work = {map, NULL, target_key, false};
-	DwError		error;
-
-	if (!key_in_scope(flow, source_key))
-		return false;
-	if (map->copied)
-		return copy_key(map, source_key, target_key);
-	work.econtext = econtext = own_context(&map->context[dw_nesting()], flow->compiled->context);
-	ResetExprContext(econtext);
-	ExecClearTuple(row);
-	memset(row->tts_isnull, true, row->tts_tupleDescriptor->natts * sizeof(bool));
-	for (int i = 0; i < map->from->ncolumns; i++)
-	{
-		row->tts_values[map->from->columns[i] - 1] = source_key->values[i];
-		row->tts_isnull[map->from->columns[i] - 1] = false;
-	}
-	ExecStoreVirtualTuple(row);
-	econtext->ecxt_scantuple = row;
-	if (!map->may_fail)
-		evaluate_key_as_owner(&work);
-	else if (!dw_try(evaluate_key_as_owner, &work, false, NULL, &error))
-		return false;
-	return work.found;
-}
-
-bool
-dw_key_may_fail(const DwFlow *flow)
-{
-	return flow->compiled->key_map[flow->direction]->may_fail;
-}
-
-AttrNumber
-dw_key_made_of(const DwFlow *flow, int i)
-{
-	return flow->compiled->key_map[flow->direction]->made_of[i];
-}
-
-bool
-dw_old_key(DwCompiled *compiled, const DwKey *key, DwKey *old_key)
-{
-	return dw_key_across(&compiled->flow[DW_REVERSE], key, old_key);
-}
-
-bool
-dw_key_of_old(DwCompiled *compiled, const DwKey *old_key, DwKey *key)
-{
-	return dw_key_across(&compiled->flow[DW_FORWARD], old_key, key);
-}
-
-bool
-dw_key_of_row(const DwKeyShape *shape, TupleTableSlot *row, DwKey *key)
-{
-	for (int i = 0; i < shape->ncolumns; i++)
-	{
-		bool		isnull;
-
-		key->values[i] = slot_getattr(row, shape->columns[i], &isnull);
-		if (isnull)
-			return false;
-	}
-	return true;
-}
-
-void
-dw_key_of_new(DwCompiled *compiled, TupleTableSlot *new_row, DwKey *key)
-{
-	if (!dw_key_of_row(&compiled->new_key, new_row, key))
-		ereport(ERROR,
-				(errcode(ERRCODE_NOT_NULL_VIOLATION),
-				 errmsg("null value in a key column of %s", compiled->mapping->new_name),
-				 errhint("The mapping must give every key column a value.")));
-}
-
-bool
-dw_source_key(DwFlow *flow, const DwKey *key, DwKey *source_key)
-{
-	if (flow->direction == DW_FORWARD)
-		return dw_old_key(flow->compiled, key, source_key);
-	*source_key = *key;
-	return true;
-}
-
-bool
-dw_target_key(DwFlow *flow, const DwKey *key, DwKey *target_key)
-{
-	if (flow->direction == DW_REVERSE)
-		return dw_old_key(flow->compiled, key, target_key);
-	*target_key = *key;
-	return true;
 }

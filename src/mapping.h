@@ -58,6 +58,7 @@ typedef struct DwFlow
 	bool		target_has_triggers;	/* foreign keys or users', apart from ours */
 	bool		owns_target;	/* brings target rows into being and takes them away */
 	DwProjection *projection;
+	struct DwScope *scope;		/* reverse only; NULL without constants */
 	uint64		held_in;		/* private to mapping.c: dw_flow_hold */
 	struct DwKept *kept;		/* private to kept.c */
 	bool		neighbours_known;	/* this and the next five are private to statement.c */
@@ -90,7 +91,7 @@ typedef struct DwCompiled
 	DwFlow		flow[2];		/* by DwDirection */
 	List	   *domains;		/* hash values of the domains that expressions cast to: their constraints are compiled in */
 	MemoryContext context;
-	struct DwKeyMap *key_map[2];	/* by direction: source key to target key; private to compile.c */
+	struct DwKeyMap *key_map[2];	/* by direction: source key to target key; private to keymap.c */
 	struct DwPairing *pairing;	/* in place: which old and new columns belong together; private to pairing.c */
 	bool		valid;			/* cleared by invalidation callbacks */
 } DwCompiled;

@@ -9,7 +9,9 @@
 
 #include "nesting.h"
 
+#include "executor/executor.h"
 #include "utils/fmgrprotos.h"
+#include "utils/memutils.h"
 
 static int	depth = 0;
 
@@ -46,4 +48,17 @@ int
 dw_trigger_depth(void)
 {
 	return DatumGetInt32(pg_trigger_depth(NULL));
+}
+
+ExprContext *
+dw_nested_context(ExprContext *contexts[], MemoryContext memory)
+{
+	if (contexts[depth] == NULL)
+	{
+		MemoryContext old = MemoryContextSwitchTo(memory);
+
+		contexts[depth] = CreateStandaloneExprContext();
+		MemoryContextSwitchTo(old);
+	}
+	return contexts[depth];
 }
