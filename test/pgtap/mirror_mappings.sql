@@ -148,6 +148,35 @@ SELECT is(is_merged(), 0::bigint, 'merge: written on the new side');
 DELETE FROM merged WHERE id = 9;
 SELECT is((SELECT count(*) FROM customer WHERE id = 9) + (SELECT count(*) FROM profile WHERE id = 9), 0::bigint, 'merge: and takes both away');
 
+-- a mapping that owns neither side only fills columns of rows that others bring into being, on either side
+CREATE TABLE item (id int PRIMARY KEY, v text, w text DEFAULT 'old default'); CREATE TABLE item_n (id bigint PRIMARY KEY, v text);
+CREATE TABLE annex (w text DEFAULT 'new default', id int PRIMARY KEY, own int);
+SELECT dualwrite.create_migration('neither', 'item', 'item_n', reverse => '{"w": null}');
+SELECT dualwrite.add_mapping('neither', 'item', 'annex', reverse => '{"v": null}', owns => 'neither');
+INSERT INTO annex VALUES ('x', 1, 1), ('x', 2, 2), ('x', 9, 9);
+INSERT INTO item VALUES (1, 'v1', 'w1'), (3, 'v3', 'w3');
+CREATE FUNCTION annexed() RETURNS text LANGUAGE sql AS $$ SELECT string_agg(concat_ws(' ', id, w, own), ', ' ORDER BY id) FROM annex $$;
+CREATE FUNCTION items() RETURNS text LANGUAGE sql AS $$ SELECT string_agg(concat_ws(' ', id, v, w), ', ' ORDER BY id) FROM item $$;
+CALL dualwrite.run('neither', 'verify');
+SELECT is(annexed(), '1 w1 1, 2 x 2, 9 x 9', 'owns neither: the backfill brings no row into being');
+INSERT INTO item VALUES (2, 'v2', 'w2'), (4, 'v4', 'w4'); UPDATE item SET w = 'W' WHERE id = 1; UPDATE item SET w = w WHERE id > 1;
+SELECT is(annexed(), '1 W 1, 2 w2 2, 9 x 9', 'owns neither: INSERT, UPDATE');
+DELETE FROM item WHERE id = 2; UPDATE item SET id = 9 WHERE id = 4;
+SELECT is(annexed(), '1 W 1, 2 new default 2, 9 w4 9', 'owns neither: DELETE gives columns their defaults back, a key change fills others');
+SELECT is(differences('SELECT id::bigint, v FROM item', 'TABLE item_n'), 0::bigint, 'owns neither: the other mapping does as ever');
+SELECT is((SELECT sum(missing + extra + different) FROM dualwrite.reconcile('neither')), 0::numeric, 'owns neither: nothing is missed');
+CALL dualwrite.run('neither', 'read_switch');
+UPDATE annex SET w = 'by new' WHERE id = 1; INSERT INTO annex VALUES ('new for 3', 3, 3), ('for nobody', 50, 50); UPDATE annex SET own = -own; UPDATE annex SET id = 51 WHERE id = 50;
+SELECT is(items(), '1 v1 by new, 3 v3 new for 3, 9 v4 w4', 'owns neither: written on the new side');
+DELETE FROM annex WHERE id IN (3, 51);
+SELECT is(items(), '1 v1 by new, 3 v3 old default, 9 v4 w4', 'owns neither: rows that go there take only their columns with them');
+INSERT INTO item_n VALUES (2, 'n2'), (60, 'n60'); DELETE FROM item_n WHERE id = 1;
+SELECT is(items(), '2 n2 new default, 3 v3 old default, 9 v4 w4, 60 n60 old default', 'owns neither: it fills a row that the other mapping brings into being');
+SELECT is(annexed(), '1 new default -1, 2 new default -2, 9 w4 -9', 'owns neither: and empties what that one takes away');
+UPDATE item SET w = 'late' WHERE id IN (2, 60);
+SELECT is(annexed(), '1 new default -1, 2 late -2, 9 w4 -9', 'owns neither: old applications go on');
+SELECT is((SELECT sum(missing + extra + different) FROM dualwrite.reconcile('neither')), 0::numeric, 'owns neither: both sides agree');
+
 -- two migrations from one table
 CREATE TABLE src (id int PRIMARY KEY, a text, b text); CREATE TABLE into_a (id bigint PRIMARY KEY, a text); CREATE TABLE into_b (b text, id int PRIMARY KEY);
 SELECT dualwrite.create_migration('to_a', 'src', 'into_a'); SELECT dualwrite.create_migration('to_b', 'src', 'into_b', filter => 'id > 0');
