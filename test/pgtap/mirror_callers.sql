@@ -116,6 +116,22 @@ BEGIN; SET LOCAL session_replication_role = replica; SELECT throws_ok($$INSERT I
 SET ROLE call_writer; TRUNCATE app.o; RESET ROLE;
 SELECT is((SELECT count(*) FROM app.n), 0::bigint, 'TRUNCATE by a role without rights on the new table');
 
+-- what the new table has beside the mapping takes numbers from sequences that the writer has no rights on; his own numbers stay his
+SET ROLE call_owner;
+CREATE TABLE app.so (id int GENERATED ALWAYS AS IDENTITY PRIMARY KEY, v text);
+CREATE TABLE app.sn (n bigserial UNIQUE, id int PRIMARY KEY, v text, m int GENERATED ALWAYS AS IDENTITY);
+RESET ROLE;
+GRANT SELECT, INSERT, UPDATE, DELETE ON app.so TO call_writer;
+GRANT SELECT ON SEQUENCE app.so_id_seq TO call_writer;
+SELECT dualwrite.create_migration('numbers', 'app.so', 'app.sn');
+CALL dualwrite.run('numbers', 'verify');
+SET ROLE call_writer;
+INSERT INTO app.so (v) VALUES ('one');
+INSERT INTO app.so (v) SELECT 'many' FROM generate_series(1, 50);
+SELECT is(currval('app.so_id_seq'), 51::bigint, 'currval is the writer''s own');
+RESET ROLE;
+SELECT is((SELECT concat_ws(' ', count(*), count(DISTINCT n), count(DISTINCT m)) FROM app.so JOIN app.sn USING (id, v)), '51 51 51', 'defaults of the new table are its owner''s');
+
 -- row security and grants of the new table are not the writer's business
 ALTER TABLE app.n ENABLE ROW LEVEL SECURITY; ALTER TABLE app.n FORCE ROW LEVEL SECURITY;
 CREATE POLICY nothing ON app.n USING (false) WITH CHECK (false);
@@ -172,6 +188,8 @@ SELECT is((SELECT string_agg(DISTINCT concat_ws(' ', op, who, note), ', ' ORDER 
 	'at_commit call_owner n, at_once call_owner n', 'a worker runs triggers of the new table, deferred ones too, as its owner');
 SELECT is(public.same(), 0::bigint, 'and delivers the row');
 
+SELECT dualwrite.rollback('numbers', 'defined', force => true) \gset
+SELECT dualwrite.drop_migration('numbers');
 SELECT dualwrite.rollback('call', 'defined', force => true) \gset
 SELECT dualwrite.drop_migration('call');
 DROP OWNED BY call_owner, call_definer, call_writer, call_nobody CASCADE;

@@ -140,6 +140,9 @@ CALL dualwrite.run('ge', 'read_switch');
 UPDATE ge_new SET a = 7, b_copy = 14 WHERE id = 1;
 INSERT INTO ge_new (id, a, b_copy) VALUES (4, 1, 2);
 SELECT is(ge_same(), 0::bigint, 'generated columns: written on the new side');
+INSERT INTO ge (id, a) SELECT g, g FROM generate_series(100, 600) g; UPDATE ge SET a = a + 1 WHERE id % 2 = 0; DELETE FROM ge WHERE id % 5 = 0; UPDATE ge SET id = id + 10000 WHERE id > 300;
+INSERT INTO ge_new (id, a, b_copy) SELECT g, g, 2 * g FROM generate_series(1001, 1300) g; DELETE FROM ge_new WHERE id % 4 = 0; UPDATE ge_new SET id = -id WHERE id % 3 = 0;
+SELECT is(ge_same(), 0::bigint, 'generated columns: many rows on both sides');
 \if :virtual_columns
 CREATE TABLE gv (id int PRIMARY KEY, a int, b int GENERATED ALWAYS AS (a * 2) VIRTUAL, f boolean GENERATED ALWAYS AS (a > 0) VIRTUAL);
 CREATE TABLE gv_new (c int GENERATED ALWAYS AS (a - 1) VIRTUAL, b_copy int, id int PRIMARY KEY, a int, CHECK (c > -100));
@@ -153,6 +156,13 @@ SELECT is(gv_same(), 0::bigint, 'generated columns: virtual, in an expression an
 CALL dualwrite.run('gv', 'read_switch');
 UPDATE gv_new SET a = 50, b_copy = 100 WHERE id = 1;
 SELECT is(gv_same(), 0::bigint, 'generated columns: virtual, written on the new side');
+INSERT INTO gv (id, a) SELECT g, CASE WHEN g % 3 = 0 THEN -g ELSE g END FROM generate_series(100, 600) g; UPDATE gv SET a = a + 1 WHERE id > 99; UPDATE gv SET a = -a WHERE id % 7 = 0 AND a > -50; DELETE FROM gv WHERE id % 5 = 0; UPDATE gv SET id = id + 10000 WHERE id > 300;
+SELECT is(gv_same(), 0::bigint, 'generated columns: virtual, many rows');
+INSERT INTO gv_new (id, a, b_copy) SELECT g, g, 2 * g FROM generate_series(1001, 1300) g; DELETE FROM gv_new WHERE id % 4 = 0; UPDATE gv_new SET id = -id WHERE id % 3 = 0;
+SELECT is(gv_same(), 0::bigint, 'generated columns: virtual, many rows written on the new side');
+SELECT throws_ok('UPDATE gv_new SET a = -200, b_copy = -400 WHERE id = 1', '23514', NULL, 'generated columns: virtual, a constraint on one');
+TRUNCATE gv;
+SELECT is((SELECT count(*) FROM gv_new), 0::bigint, 'generated columns: virtual, in a filter of TRUNCATE');
 \endif
 
 -- columns that went before and go meanwhile, columns that come, defaults that are in no row
