@@ -6,6 +6,7 @@
 #include "apply.h"
 #include "apply_heap.h"
 #include "apply_spi.h"
+#include "inserts.h"
 #include "nesting.h"
 #include "owner.h"
 
@@ -95,6 +96,8 @@ dw_target_put_mapped(DwTarget *target, TupleTableSlot *row, TupleTableSlot *made
 	begin_row(target, &scope);
 	target->made_of = made_of;
 	applied = target->engine->put(target, row);
+	if (applied == DW_APPLIED_INSERT)
+		dw_inserts_mirrored(target->flow->target);
 	end_row(target, &scope);
 	return applied;
 }
@@ -128,6 +131,8 @@ dw_target_move(DwTarget *target, const DwKey *from, TupleTableSlot *row)
 
 	begin_row(target, &scope);
 	applied = target->engine->move(target, from, row);
+	if (applied == DW_APPLIED_UPDATE)
+		dw_inserts_mirrored(target->flow->target);
 	end_row(target, &scope);
 	return applied;
 }

@@ -119,27 +119,27 @@ judge(Execution *execution, Relation rel)
 }
 
 static bool
-contains(List *relations, Relation rel)
+contains(List *relations, Oid relid)
 {
 	ListCell   *lc;
 
 	foreach(lc, relations)
-		if (RelationGetRelid(((ResultRelInfo *) lfirst(lc))->ri_RelationDesc) == RelationGetRelid(rel))
+		if (RelationGetRelid(((ResultRelInfo *) lfirst(lc))->ri_RelationDesc) == relid)
 			return true;
 	return false;
 }
 
 /* Does this execution itself write the table?  Rows that a cascade writes fire their triggers here, too. */
 static bool
-writes(Execution *execution, Relation rel)
+writes(Execution *execution, Oid relid)
 {
 	EState	   *estate;
 
 	if (execution->query == NULL)
-		return RangeVarGetRelid(execution->copy->relation, NoLock, true) == RelationGetRelid(rel);
+		return RangeVarGetRelid(execution->copy->relation, NoLock, true) == relid;
 	estate = execution->query->estate;
-	return contains(estate->es_opened_result_relations, rel) ||
-		contains(estate->es_tuple_routing_result_relations, rel);
+	return contains(estate->es_opened_result_relations, relid) ||
+		contains(estate->es_tuple_routing_result_relations, relid);
 }
 
 bool
@@ -148,7 +148,8 @@ dw_execution_is_private(Relation rel, Oid target, List *target_leaves)
 	Execution  *execution = current;
 	ListCell   *lc;
 
-	if (execution == NULL || !writes(execution, rel))
+	/* a statement that writes both sides looks at the target itself */
+	if (execution == NULL || !writes(execution, RelationGetRelid(rel)) || writes(execution, target))
 		return false;
 	if (!execution->judged)
 		judge(execution, rel);

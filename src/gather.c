@@ -13,6 +13,7 @@
 
 #include "execution.h"
 #include "gather.h"
+#include "inserts.h"
 
 #include "miscadmin.h"
 #include "utils/datum.h"
@@ -181,6 +182,7 @@ write_inserts(DwGather *gather, int64 *counts)
 {
 	DwTarget   *target = gather->target;
 
+	dw_inserts_mirrored(gather->flow->target);
 	dw_bulk_flush(gather->bulk, gather->conflicts);
 	for (gather->at = 0; gather->at < gather->nrows; gather->at++)
 	{

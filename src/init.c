@@ -7,6 +7,7 @@
 
 #include "autoread.h"
 #include "execution.h"
+#include "inserts.h"
 #include "kept.h"
 #include "mapping.h"
 #include "mirror.h"
@@ -31,6 +32,7 @@ _PG_init(void)
 	dw_mapping_init();
 	dw_kept_init();
 	dw_execution_init();
+	dw_inserts_init();
 	dw_mirror_init();
 	dw_readside_init();
 	dw_autoread_init();

@@ -15,6 +15,7 @@
 #include "cascade.h"
 #include "execution.h"
 #include "gather.h"
+#include "inserts.h"
 #include "mirror.h"
 #include "nesting.h"
 #include "pending.h"
@@ -48,62 +49,12 @@
 #define SAMPLED_AFTER	64
 #define SAMPLE			16
 
-/* The command that last inserted a key into a table, in this transaction: a delete event from before it is history. */
-typedef struct LastInsert
-{
-	Oid			root;
-	CommandId	command;
-} LastInsert;
-
-static List *last_inserts = NIL;	/* in TopTransactionContext */
-
-static void
-note_insert(Oid root)
-{
-	MemoryContext old;
-	LastInsert *last;
-	ListCell   *lc;
-
-	foreach(lc, last_inserts)
-	{
-		last = lfirst(lc);
-		if (last->root == root)
-		{
-			last->command = GetCurrentCommandId(false);
-			return;
-		}
-	}
-	old = MemoryContextSwitchTo(TopTransactionContext);
-	last = palloc(sizeof(LastInsert));
-	last->root = root;
-	last->command = GetCurrentCommandId(false);
-	last_inserts = lappend(last_inserts, last);
-	MemoryContextSwitchTo(old);
-}
-
-bool
-dw_mirror_last_insert(Oid root, CommandId *command)
-{
-	ListCell   *lc;
-
-	foreach(lc, last_inserts)
-		if (((LastInsert *) lfirst(lc))->root == root)
-		{
-			*command = ((LastInsert *) lfirst(lc))->command;
-			return true;
-		}
-	return false;
-}
-
 static void
 xact_callback(XactEvent event, void *arg)
 {
 	(void) arg;
 	if (event == XACT_EVENT_COMMIT || event == XACT_EVENT_ABORT || event == XACT_EVENT_PREPARE)
-	{
-		last_inserts = NIL;
 		dw_nesting_set(0);
-	}
 }
 
 /* Values of key columns of a row; the key columns of a source are NOT NULL. */
@@ -215,7 +166,7 @@ static DwCounter
 mirror_key_change(DwStatement *statement, DwFlow *flow, const DwRowEvent *event, const DwKey *from, const DwKey *to)
 {
 	dw_pending_move(statement, flow, from, to);
-	note_insert(event->table->root);
+	dw_inserts_event(event->table->root);
 	return DW_COUNT_UPDATE;
 }
 
@@ -332,7 +283,7 @@ mirror_insert(DwStatement *statement, DwFlow *flow, const DwKey *source_key, con
 {
 	DwKey		from;
 
-	note_insert(event->table->root);
+	dw_inserts_event(event->table->root);
 	if (statement->moving != NIL && take_moving(statement, flow, &from))
 		return mirror_key_change(statement, flow, event, &from, source_key);
 	return mirror_image(statement, flow, source_key, event->new_row, true);

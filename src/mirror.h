@@ -34,9 +34,6 @@ extern void dw_mirror_flush(void);
 extern void dw_mirror_truncate(DwFlow *flow, DwTable *table, Relation rel);
 /* Is a mirrored TRUNCATE going on?  Then the triggers of its target keep still. */
 extern bool dw_truncating(void);
-/* The command whose mirrored events last inserted a key into the table in this transaction; false: none has. */
-extern bool dw_mirror_last_insert(Oid root, CommandId *command);
 extern void dw_mirror_init(void);
-
 
 #endif							/* DW_MIRROR_H */

@@ -18,6 +18,7 @@
 #include "cascade.h"
 #include "dependents.h"
 #include "inplace.h"
+#include "inserts.h"
 #include "locks.h"
 #include "mirror.h"
 #include "nesting.h"
@@ -122,16 +123,14 @@ is_superseded(TupleTableSlot *slot)
 		TransactionIdIsCurrentTransactionId(HeapTupleHeaderGetUpdateXid(stored));
 }
 
-/* Has the key that this event deletes been inserted again since, by a trigger that fired before us? */
+/* May the key that this event deletes have been inserted again since? */
 static bool
 is_reborn(DwTable *table, TupleTableSlot *slot)
 {
 	HeapTupleHeader stored = stored_version(slot);
-	CommandId	inserted;
 
-	return stored != NULL && dw_mirror_last_insert(table->root, &inserted) &&
-		TransactionIdIsCurrentTransactionId(HeapTupleHeaderGetUpdateXid(stored)) &&
-		inserted > HeapTupleHeaderGetCmax(stored);
+	return stored != NULL && TransactionIdIsCurrentTransactionId(HeapTupleHeaderGetUpdateXid(stored)) &&
+		dw_inserts_since(table->root, HeapTupleHeaderGetCmax(stored));
 }
 
 static bool
