@@ -144,6 +144,24 @@ compile_key(DwKeyShape *shape, const DwMapping *mapping, Relation rel, List *nam
 		altered(mapping, "unique index over the key of", RelationGetRelationName(rel));
 }
 
+/* Has the table a constraint, checked at once, by which two rows with different keys exclude each other? */
+static bool
+has_rivals(Relation rel, Oid key_index)
+{
+	bool		result = false;
+	ListCell   *lc;
+
+	foreach(lc, RelationGetIndexList(rel))
+	{
+		Relation	index = index_open(lfirst_oid(lc), AccessShareLock);
+
+		if (lfirst_oid(lc) != key_index && (index->rd_index->indisunique || index->rd_index->indisexclusion))
+			result |= index->rd_index->indimmediate;
+		index_close(index, AccessShareLock);
+	}
+	return result;
+}
+
 /*
  * In place an expression runs before the row's stored generated columns are computed, so it gets what they are computed
  * from instead.
@@ -409,6 +427,7 @@ compile_flow(DwCompiled *compiled, DwDirection direction, Relation source, Relat
 	flow->target_key = direction == DW_FORWARD ? &compiled->new_key : &compiled->old_key;
 	flow->source_desc = CreateTupleDescCopyConstr(RelationGetDescr(source));
 	flow->target_desc = CreateTupleDescCopyConstr(RelationGetDescr(target));
+	flow->target_has_rivals = has_rivals(target, flow->target_key->index);
 	flow->owns_target = (mapping->owns & (direction == DW_FORWARD ? DW_OWNS_NEW : DW_OWNS_OLD)) != 0;
 	flow->projection = projection;
 

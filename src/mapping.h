@@ -56,6 +56,7 @@ typedef struct DwFlow
 	bool		target_runs_code;	/* of users, apart from what its leaves and indexes do */
 	bool		runs_queries;	/* has sub-selects */
 	bool		target_has_triggers;	/* foreign keys or users', apart from ours */
+	bool		target_has_rivals;	/* rows that exclude each other by more than the key */
 	bool		owns_target;	/* brings target rows into being and takes them away */
 	DwProjection *projection;
 	struct DwScope *scope;		/* reverse only; NULL without constants */

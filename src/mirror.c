@@ -171,6 +171,16 @@ mirror_key_change(DwStatement *statement, DwFlow *flow, const DwRowEvent *event,
 }
 
 /*
+ * A row may take what another one of the statement gives up that is going to move to another key at its end: it comes after that one, or
+ * a constraint of the target would object to what the application did in another order.
+ */
+static bool
+comes_after_moves(const DwStatement *statement, const DwFlow *flow)
+{
+	return flow->target_has_rivals && statement->moves != NIL;
+}
+
+/*
  * Before the mapping is filled even an update of unmapped columns must make sure that there is a target row: it may carry
  * the source row past the backfill's block, and nobody would ever copy it.
  */
@@ -233,6 +243,8 @@ mirror_update(DwStatement *statement, DwFlow *flow, const DwKey *source_key, con
 
 	if (writes_only_changes(flow) && changes_no_image(statement, flow, event))
 		return DW_COUNT_SKIPPED;
+	if (comes_after_moves(statement, flow))
+		return mirror_key_change(statement, flow, event, source_key, source_key);
 	return mirror_image(statement, flow, source_key, event->new_row, false);
 }
 
@@ -286,6 +298,11 @@ mirror_insert(DwStatement *statement, DwFlow *flow, const DwKey *source_key, con
 	dw_inserts_event(event->table->root);
 	if (statement->moving != NIL && take_moving(statement, flow, &from))
 		return mirror_key_change(statement, flow, event, &from, source_key);
+	if (comes_after_moves(statement, flow))
+	{
+		(void) mirror_key_change(statement, flow, event, source_key, source_key);
+		return DW_COUNT_INSERT;
+	}
 	return mirror_image(statement, flow, source_key, event->new_row, true);
 }
 
@@ -673,12 +690,20 @@ dw_mirror_broken(DwCompiled *compiled)
 }
 
 /* Rows of one flow whose key changed, or that left a partition and arrived nowhere. */
+typedef struct Moves
+{
+	List	   *moves;
+	DwKey	   *at;				/* which of them is at work: the key that an error is about */
+} Moves;
+
 static DwCounter
 mirror_moves(DwStatement *statement, DwFlow *flow, const DwKey *source_key, const void *arg)
 {
+	const Moves *moves = arg;
+
 	(void) flow;
 	(void) source_key;
-	dw_propagate_moves(statement, (List *) arg);
+	dw_propagate_moves(statement, moves->moves, moves->at);
 	return DW_COUNT_UPDATE;
 }
 
@@ -727,9 +752,11 @@ finish_moves(DwStatement *statement, int depth)
 		List	   *of_flow = take_moves_of_one_flow(&moves);
 		DwPostponed *first = linitial(of_flow);
 		DwCompiled *compiled = dw_compiled_get(first->mapping_id);
+		DwKey		at = first->source_key;
+		Moves		moves_of_flow = {of_flow, &at};
 
 		if (compiled != NULL)
-			mirror_guarded(statement, &compiled->flow[first->direction], &first->source_key, mirror_moves, of_flow);
+			mirror_guarded(statement, &compiled->flow[first->direction], &at, mirror_moves, &moves_of_flow);
 	}
 	foreach(lc, departed)
 	{

@@ -52,13 +52,14 @@ settle(void *arg)
 	{
 		DwPostponed *postponed = lfirst(lc);
 		DwFlow	   *flow = flow_of(postponed);
+		DwKey		at;
 
 		postponed->counter = DW_COUNT_SKIPPED;
 		if (flow == NULL)
 			continue;
 		if (postponed->moved)
 		{
-			dw_propagate_moves(statement, list_make1(postponed));
+			dw_propagate_moves(statement, list_make1(postponed), &at);
 			postponed->counter = DW_COUNT_UPDATE;
 		}
 		else if (postponed->truncated)

@@ -209,7 +209,7 @@ move_row(DwStatement *statement, DwFlow *flow, const DwPostponed *move)
 
 /* One pass over the moves that are still to be made; returns those that could not be. */
 static List *
-move_rows(DwStatement *statement, List *moves, bool backwards)
+move_rows(DwStatement *statement, List *moves, bool backwards, DwKey *at)
 {
 	List	   *left = NIL;
 	int			n = list_length(moves);
@@ -219,6 +219,7 @@ move_rows(DwStatement *statement, List *moves, bool backwards)
 		DwPostponed *move = list_nth(moves, backwards ? n - 1 - i : i);
 		DwFlow	   *flow = flow_of(move);
 
+		*at = move->source_key;
 		if (flow != NULL && !move_row(statement, flow, move))
 			left = backwards ? lcons(move, left) : lappend(left, move);
 	}
@@ -226,7 +227,7 @@ move_rows(DwStatement *statement, List *moves, bool backwards)
 }
 
 void
-dw_propagate_moves(DwStatement *statement, List *moves)
+dw_propagate_moves(DwStatement *statement, List *moves, DwKey *at)
 {
 	ResourceOwner saved = CurrentResourceOwner;
 	List	   *left = moves;
@@ -237,7 +238,7 @@ dw_propagate_moves(DwStatement *statement, List *moves)
 	{
 		int			before = list_length(left);
 
-		left = move_rows(statement, left, pass % 2 == 1);
+		left = move_rows(statement, left, pass % 2 == 1, at);
 		if (pass > 0 && list_length(left) == before)
 			break;
 	}
@@ -248,6 +249,7 @@ dw_propagate_moves(DwStatement *statement, List *moves)
 
 		if (flow == NULL)
 			continue;
+		*at = move->source_key;
 		converge_key(statement, flow, &move->from_key);
 		converge_key(statement, flow, &move->source_key);
 		dw_propagate_fillers(statement, flow, &move->source_key);

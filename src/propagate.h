@@ -22,9 +22,10 @@ extern void dw_propagate_fillers(DwStatement *statement, DwFlow *flow, const DwK
 extern DwCounter dw_propagate_truncated(DwStatement *statement, DwFlow *flow, const DwKey *source_key);
 /*
  * Rows whose key changed (list of DwPostponed with a from key): target rows move, so that columns outside the mapping
- * stay with them; then both keys of each are converged, which settles whatever could not move, as in a swap.
+ * stay with them; then both keys of each are converged, which settles whatever could not move, as in a swap.  A row may move from a
+ * key to the same one: it is brought over in its turn.  at: the source key that is being worked on.
  */
-extern void dw_propagate_moves(DwStatement *statement, List *moves);
+extern void dw_propagate_moves(DwStatement *statement, List *moves, DwKey *at);
 /* The target row of this source key has been written: followers bring their side of it to agreement, too. */
 extern void dw_propagate_followers(DwStatement *statement, DwFlow *flow, const DwKey *source_key);
 

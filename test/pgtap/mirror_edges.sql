@@ -460,6 +460,68 @@ SELECT is(levels(), 0::bigint, 'the same on the new side');
 BEGIN; DELETE FROM lv0; DELETE FROM tree; INSERT INTO lv0 VALUES (1); COMMIT;
 SELECT is(levels(), 0::bigint, 'everything goes');
 
+-- A row took a value that another one of the statement, whose key changed, had given up: on the new side that one moved at the end of the
+-- statement, and a unique constraint objected that had not on the old side.
+CREATE TABLE give (id int PRIMARY KEY, u int UNIQUE, v text, during int4range, EXCLUDE USING gist (during WITH &&));
+CREATE TABLE give_n (during int4range, u int UNIQUE, id bigint PRIMARY KEY, v text, own text DEFAULT 'own', EXCLUDE USING gist (during WITH &&));
+SELECT dualwrite.create_migration('give', 'give', 'give_n');
+CALL dualwrite.run('give', 'read_switch');
+CREATE FUNCTION given() RETURNS text LANGUAGE sql AS $$
+	SELECT concat_ws(' ', differences('SELECT id::bigint, u, v, during FROM give', 'SELECT id, u, v, during FROM give_n'), (SELECT string_agg(own, ' ' ORDER BY u) FROM give_n)) $$;
+CREATE FUNCTION give_and_take(t text) RETURNS SETOF text LANGUAGE plpgsql AS $f$
+DECLARE s text;
+BEGIN
+	FOREACH s IN ARRAY ARRAY[
+		$$WITH m AS (UPDATE {t} SET id = 100, u = 7 WHERE id = 1 RETURNING 1) INSERT INTO {t} (id, u) SELECT 3, 5 FROM m$$,
+		$$UPDATE {t} SET id = CASE WHEN id = 1 THEN 100 ELSE id END, u = CASE id WHEN 1 THEN 7 WHEN 2 THEN 5 END$$,
+		$$UPDATE {t} SET id = CASE WHEN id = 1 THEN 100 ELSE id END, during = CASE id WHEN 1 THEN int4range(50, 60) ELSE int4range(1, 10) END$$,
+		$$UPDATE {t} SET id = id + 10, u = CASE id WHEN 1 THEN 7 WHEN 2 THEN 5 END$$,
+		$$WITH m AS (UPDATE {t} SET id = 100, u = 7 WHERE id = 1 RETURNING 1) INSERT INTO {t} (id, u) SELECT 2, 5 FROM m ON CONFLICT (id) DO UPDATE SET u = excluded.u$$,
+		$$WITH m AS (UPDATE {t} SET id = 100, u = 7 WHERE id = 1 RETURNING 1) INSERT INTO {t} (id, u) SELECT 1, 5 FROM m$$,
+		$$MERGE INTO {t} USING (VALUES (1, 100, 7), (2, 2, 5), (3, 3, 6)) s(id, new_id, u) ON s.id = {t}.id WHEN MATCHED THEN UPDATE SET id = s.new_id, u = s.u WHEN NOT MATCHED THEN INSERT (id, u) VALUES (s.new_id, s.u)$$,
+		$$WITH m AS (UPDATE {t} SET id = 100, u = 7 WHERE id = 1 RETURNING 1), d AS (DELETE FROM {t} WHERE id = 2) INSERT INTO {t} (id, u) SELECT g, g FROM m, generate_series(3, 60) g WHERE g NOT IN (6, 7)$$] LOOP
+		EXECUTE replace('DELETE FROM {t}', '{t}', t);
+		EXECUTE replace($$INSERT INTO {t} (id, u, v, during) VALUES (1, 5, 'a', '[1,10)'), (2, 6, 'b', '[10,20)')$$, '{t}', t);
+		UPDATE give_n SET own = 'own ' || v;
+		EXECUTE replace(s, '{t}', t);
+		RETURN NEXT is(left(given(), 2), '0 ', s);
+		RETURN NEXT is((SELECT string_agg(own, ', ' ORDER BY own) FROM give_n WHERE v IS NOT NULL), (SELECT string_agg('own ' || v, ', ' ORDER BY v) FROM give WHERE v IS NOT NULL), 'with what is the new side''s own');
+	END LOOP;
+END $f$;
+SELECT * FROM give_and_take('give');
+SELECT * FROM give_and_take('give_n');
+SELECT dualwrite.configure('give', 'mirror_on_error', 'queue');
+SELECT * FROM give_and_take('give');
+SELECT is((SELECT count(*) FROM dualwrite.queue WHERE migration = 'give'), 0::bigint, 'nothing is queued');
+SELECT dualwrite.configure('give', 'mirror_on_error', NULL);
+-- rows that move between partitions
+CREATE TABLE give_p (id int, k text, u int, PRIMARY KEY (id, k)) PARTITION BY LIST (k);
+CREATE TABLE give_pa PARTITION OF give_p FOR VALUES IN ('a');
+CREATE TABLE give_pb PARTITION OF give_p FOR VALUES IN ('b');
+CREATE TABLE give_pn (u int UNIQUE, id int, k text, own int DEFAULT 7, PRIMARY KEY (k, id));
+SELECT dualwrite.create_migration('give_p', 'give_p', 'give_pn');
+CALL dualwrite.run('give_p', 'read_switch');
+INSERT INTO give_p VALUES (1, 'a', 5), (2, 'a', 6), (3, 'b', 10);
+UPDATE give_p SET k = 'b', u = CASE id WHEN 1 THEN 7 WHEN 2 THEN 5 ELSE 6 END;
+SELECT is(differences('SELECT id, k, u FROM give_p', 'SELECT id, k, u FROM give_pn'), 0::bigint, 'partition by partition');
+UPDATE give_pn SET k = 'a', u = CASE id WHEN 1 THEN 8 WHEN 2 THEN 7 ELSE u END;
+SELECT is(differences('SELECT id, k, u FROM give_p', 'SELECT id, k, u FROM give_pn'), 0::bigint, 'and on the new side');
+-- of many rows that move the one that fails is named
+ALTER TABLE give_n ADD CHECK (id <> 142);
+DELETE FROM give;
+INSERT INTO give (id, u) SELECT g, g FROM generate_series(1, 60) g;
+SELECT throws_ok('UPDATE give SET id = id + 100', '23514', NULL, 'a row that cannot move');
+CREATE FUNCTION context_of(statement text) RETURNS text LANGUAGE plpgsql AS $$
+DECLARE result text;
+BEGIN
+	EXECUTE statement;
+	RETURN 'no error';
+EXCEPTION WHEN OTHERS THEN
+	GET STACKED DIAGNOSTICS result = PG_EXCEPTION_CONTEXT;
+	RETURN result;
+END $$;
+SELECT matches(context_of('UPDATE give SET id = id + 100'), 'migration "give", mapping from public.give to public.give_n, key {"id": 142}', 'is the one that is named');
+
 -- Triggers of users that are called like ours are theirs nevertheless.
 CREATE TABLE called_old (id int PRIMARY KEY, v int);
 CREATE TABLE called_new (id int PRIMARY KEY, v int);
