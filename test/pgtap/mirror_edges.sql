@@ -468,14 +468,15 @@ SELECT dualwrite.create_migration('give', 'give', 'give_n');
 CALL dualwrite.run('give', 'read_switch');
 CREATE FUNCTION given() RETURNS text LANGUAGE sql AS $$
 	SELECT concat_ws(' ', differences('SELECT id::bigint, u, v, during FROM give', 'SELECT id, u, v, during FROM give_n'), (SELECT string_agg(own, ' ' ORDER BY u) FROM give_n)) $$;
-CREATE FUNCTION give_and_take(t text) RETURNS SETOF text LANGUAGE plpgsql AS $f$
+-- (each says in which order it writes: MERGE in that of its source)
+CREATE FUNCTION give_and_take(t text) RETURNS SETOF text LANGUAGE plpgsql SET enable_hashjoin = off SET enable_mergejoin = off AS $f$
 DECLARE s text;
 BEGIN
 	FOREACH s IN ARRAY ARRAY[
 		$$WITH m AS (UPDATE {t} SET id = 100, u = 7 WHERE id = 1 RETURNING 1) INSERT INTO {t} (id, u) SELECT 3, 5 FROM m$$,
-		$$UPDATE {t} SET id = CASE WHEN id = 1 THEN 100 ELSE id END, u = CASE id WHEN 1 THEN 7 WHEN 2 THEN 5 END$$,
-		$$UPDATE {t} SET id = CASE WHEN id = 1 THEN 100 ELSE id END, during = CASE id WHEN 1 THEN int4range(50, 60) ELSE int4range(1, 10) END$$,
-		$$UPDATE {t} SET id = id + 10, u = CASE id WHEN 1 THEN 7 WHEN 2 THEN 5 END$$,
+		$$WITH m AS (UPDATE {t} SET id = 100, u = 7 WHERE id = 1 RETURNING 1) UPDATE {t} SET u = 5 FROM m WHERE id = 2$$,
+		$$WITH m AS (UPDATE {t} SET id = 100, during = int4range(50, 60) WHERE id = 1 RETURNING 1) UPDATE {t} SET during = int4range(1, 10) FROM m WHERE id = 2$$,
+		$$WITH m AS (UPDATE {t} SET id = 11, u = 7 WHERE id = 1 RETURNING 1) UPDATE {t} SET id = 12, u = 5 FROM m WHERE id = 2$$,
 		$$WITH m AS (UPDATE {t} SET id = 100, u = 7 WHERE id = 1 RETURNING 1) INSERT INTO {t} (id, u) SELECT 2, 5 FROM m ON CONFLICT (id) DO UPDATE SET u = excluded.u$$,
 		$$WITH m AS (UPDATE {t} SET id = 100, u = 7 WHERE id = 1 RETURNING 1) INSERT INTO {t} (id, u) SELECT 1, 5 FROM m$$,
 		$$MERGE INTO {t} USING (VALUES (1, 100, 7), (2, 2, 5), (3, 3, 6)) s(id, new_id, u) ON s.id = {t}.id WHEN MATCHED THEN UPDATE SET id = s.new_id, u = s.u WHEN NOT MATCHED THEN INSERT (id, u) VALUES (s.new_id, s.u)$$,
