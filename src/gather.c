@@ -61,7 +61,7 @@ is_plain(DwTarget *target, bool deleting)
 	DwFlow	   *flow = target->flow;
 
 	if (!flow->owns_target || DW_FLOW_IN_PLACE(flow) || flow->compiled->user_code || flow->runs_queries ||
-		target->pinned || target->lookup == NULL ||
+		target->pinned || target->lookup == NULL || (flow->direction == DW_REVERSE && flow->compiled->mapping->filter != NULL) ||
 		dw_statement_followers(flow) != NIL || dw_statement_fillers(flow) != NIL || dw_statement_shares_target(flow))
 		return false;
 	return deleting ? dw_sweep_possible(target) : dw_bulk_possible(target);

@@ -290,6 +290,48 @@ take_moving(DwStatement *statement, DwFlow *flow, DwKey *from)
 	return false;
 }
 
+/*
+ * From read_switch on: is the new row's counterpart a row of the mapping, by its filter?  A new table that several mappings lead to
+ * may hold such rows for another one.
+ */
+static bool
+is_outside(DwStatement *statement, DwFlow *flow, const DwKey *source_key, const DwRowEvent *event)
+{
+	DwKey		target_key;
+	TupleTableSlot *row;
+
+	if (flow->direction != DW_REVERSE || flow->compiled->mapping->filter == NULL || list_length(event->table->as_new) > 1 ||
+		dw_pending_includes(statement, flow, source_key) || !dw_key_across(flow, source_key, &target_key))
+		return false;
+	row = dw_target_fetch(dw_statement_target(statement, flow), &target_key, NULL);
+	return row != NULL && !dw_in_mapping(&flow->compiled->flow[DW_FORWARD], row);
+}
+
+/* Only the old side has a row with this key: to write it over would lose it. */
+static void
+refuse_hidden(DwStatement *statement, DwFlow *flow, const DwKey *source_key, const DwRowEvent *event)
+{
+	if (flow->owns_target && is_outside(statement, flow, source_key, event))
+		ereport(ERROR,
+				(errcode(ERRCODE_UNIQUE_VIOLATION),
+				 errmsg("table %s has a row with this key already", flow->compiled->mapping->old_name),
+				 errdetail("It does not match the filter of migration \"%s\", so that table %s does not show it.",
+						   flow->compiled->migration, flow->compiled->mapping->new_name),
+				 errhint("Insert the row with another key.")));
+}
+
+/* The new row has no place there: the next write of the old one would take it away. */
+static void
+refuse_outside(DwStatement *statement, DwFlow *flow, const DwKey *source_key, const DwRowEvent *event)
+{
+	if (event->new_row != NULL && is_outside(statement, flow, source_key, event))
+		ereport(ERROR,
+				(errcode(ERRCODE_CHECK_VIOLATION),
+				 errmsg("row of table %s does not match the filter of migration \"%s\" in table %s",
+						flow->compiled->mapping->new_name, flow->compiled->migration, flow->compiled->mapping->old_name),
+				 errhint("Until complete, table %s holds only rows that match it.", flow->compiled->mapping->new_name)));
+}
+
 static DwCounter
 mirror_insert(DwStatement *statement, DwFlow *flow, const DwKey *source_key, const DwRowEvent *event)
 {
@@ -303,6 +345,7 @@ mirror_insert(DwStatement *statement, DwFlow *flow, const DwKey *source_key, con
 		(void) mirror_key_change(statement, flow, event, source_key, source_key);
 		return DW_COUNT_INSERT;
 	}
+	refuse_hidden(statement, flow, source_key, event);
 	return mirror_image(statement, flow, source_key, event->new_row, true);
 }
 
@@ -362,6 +405,7 @@ mirror_event(DwStatement *statement, DwFlow *flow, const DwKey *source_key, cons
 		counter = mirror_update(statement, flow, source_key, event);
 	else
 		counter = mirror_delete(statement, flow, source_key, event);
+	refuse_outside(statement, flow, source_key, event);
 	if (flow->direction == DW_REVERSE && flow->compiled->queue_errors)
 	{
 		refuse_to_overtake(flow, event->old_row);

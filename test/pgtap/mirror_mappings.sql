@@ -228,4 +228,21 @@ CALL dualwrite.run('pc', 'read_switch');
 UPDATE pn SET a = a + 100 WHERE a < 3; UPDATE pn SET b = b - 10 WHERE a = 3; DELETE FROM pn WHERE a = 6; INSERT INTO pn VALUES ('n', 7, 70); INSERT INTO cn VALUES (700, 7, 70);
 SELECT is(pc(), 0::bigint, 'the same on the new side');
 
+-- What a filter leaves out has no place on the new side, and an old row that the new side does not show is not written over.
+CREATE TABLE fio (id int PRIMARY KEY, v int, note text DEFAULT 'note');
+CREATE TABLE fin (id int PRIMARY KEY, v int, own int DEFAULT 7);
+SELECT dualwrite.create_migration('filtered', 'fio', 'fin', filter => 'v > 0');
+CALL dualwrite.run('filtered', 'read_switch');
+INSERT INTO fio SELECT g, CASE WHEN g % 5 = 0 THEN -g ELSE g END FROM generate_series(1, 30) g;
+SELECT throws_ok('INSERT INTO fin (id, v) VALUES (101, -1)', '23514', NULL, 'a row that the filter leaves out');
+SELECT throws_ok('INSERT INTO fin (id, v) SELECT g, 150 - g FROM generate_series(101, 200) g', '23514', NULL, '... one of many');
+SELECT throws_ok('UPDATE fin SET v = -v WHERE id = 1', '23514', NULL, '... by an update');
+SELECT throws_ok('INSERT INTO fin (id, v) VALUES (5, 5)', '23505', NULL, 'the key of an old row that the filter leaves out');
+SELECT throws_ok('INSERT INTO fin (id, v) SELECT g, g FROM generate_series(30, 100) g', '23505', NULL, '... of one of many');
+SELECT lives_ok('INSERT INTO fin (id, v) SELECT g, g FROM generate_series(101, 200) g', 'others are inserted');
+SELECT lives_ok('UPDATE fin SET v = v + 1', '... updated');
+SELECT lives_ok('DELETE FROM fin WHERE id < 10', '... and deleted');
+SELECT is((SELECT count(*) FROM (SELECT id, v FROM fio WHERE v > 0) o FULL JOIN fin n USING (id) WHERE o.v IS DISTINCT FROM n.v), 0::bigint, 'both sides agree');
+SELECT is((SELECT count(*) FROM fio WHERE v < 0), 6::bigint, 'and the old rows outside the filter are what they were');
+
 SELECT * FROM finish();
