@@ -401,6 +401,27 @@ $node->safe_psql('postgres', "SELECT dualwrite.configure('m', 'mirror_on_error',
 compare('read_switch, the old side', 'o');
 compare('read_switch, the new side', 'n');
 
+# A statement that is ended in the middle, wherever that is in its mirror: nothing of it is left on either side, and the session goes on.
+my @ended = ('INSERT INTO big SELECT g FROM generate_series(2001, 6000) g', 'UPDATE big SET v = v || 1 WHERE id < 1500', 'UPDATE big SET id = id + 10000 WHERE id < 1500',
+	'DELETE FROM big WHERE id % 2 = 0', 'WITH d AS (DELETE FROM big WHERE id < 1000 RETURNING *) INSERT INTO big SELECT id + 20000, v, w FROM d');
+my $rounds = "\\set ON_ERROR_STOP off\nINSERT INTO big SELECT g, 'v', g FROM generate_series(1, 2000) g;\n";
+for my $ms (1 .. 24)
+{
+	my $statement = $ended[ $ms % @ended ];
+
+	$rounds .= "SET statement_timeout = $ms; $statement; RESET statement_timeout; $apart\n";
+	$rounds .= "BEGIN; UPDATE big SET w = $ms WHERE id = 5; SAVEPOINT s; SET LOCAL statement_timeout = $ms; $statement; ROLLBACK TO s; COMMIT; $apart\n";
+}
+for my $side (qw(o n))
+{
+	local $ENV{PGOPTIONS} = "-c search_path=$side,public";
+	my ($out, $err) = ('', '');
+	IPC::Run::run([ 'psql', '-X', '-q', '-A', '-t', '-d', $node->connstr('postgres') ], '<', \$rounds, '>', \$out, '2>', \$err);
+	is(join(' ', $out =~ /^(\d+)$/mg), join(' ', (0) x 48), "$side: what is ended in the middle is on neither side");
+	unlike($err =~ s/^ERROR:  (canceling statement due to statement timeout|duplicate key value)//mgr, qr/ERROR|FATAL/, "$side: and the session goes on");
+	$node->safe_psql('postgres', "TRUNCATE $side.big");
+}
+
 $node->stop;
 is(slurp_file($node->logfile) =~ /(leak.*|TRAP.*)/ ? $1 : '', '', 'no leak');
 done_testing();
