@@ -40,6 +40,7 @@ typedef struct Execution
 } Execution;
 
 static Execution *current = NULL;
+static bool (*explain_violation) (ErrorData *error) = NULL;
 static ExecutorRun_hook_type next_executor_run = NULL;
 static ExecutorFinish_hook_type next_executor_finish = NULL;
 static ProcessUtility_hook_type next_process_utility = NULL;
@@ -241,6 +242,22 @@ account(QueryDesc *query, const LastRun *ran, const DwMirrored *finished, uint64
 	dw_stats_own(finished, ns);
 }
 
+/* What went wrong in the statement's triggers is thrown on with an explanation, if there is one.  context: to come back to. */
+static void
+throw_explained(MemoryContext context)
+{
+	ErrorData  *error;
+
+	if (explain_violation == NULL || ERRCODE_TO_CATEGORY(geterrcode()) != ERRCODE_INTEGRITY_CONSTRAINT_VIOLATION)
+		return;
+	MemoryContextSwitchTo(context);
+	error = CopyErrorData();
+	if (!explain_violation(error))
+		return;
+	FlushErrorState();
+	ReThrowError(error);
+}
+
 static void
 executor_finish(QueryDesc *query)
 {
@@ -262,12 +279,16 @@ executor_finish(QueryDesc *query)
 	{
 		finish(query);
 	}
-	PG_FINALLY();
+	PG_CATCH();
 	{
 		current = execution.outer;
-		finished = dw_stats_end(&before);
+		(void) dw_stats_end(&before);
+		throw_explained(execution.context);
+		PG_RE_THROW();
 	}
 	PG_END_TRY();
+	current = execution.outer;
+	finished = dw_stats_end(&before);
 	if (ran.mirrored.count + finished.count > 0)
 		account(query, &ran, &finished, dw_stats_since(start));
 }
@@ -294,14 +315,24 @@ process_utility(PlannedStmt *planned, const char *text, bool read_only_tree, Pro
 	{
 		next_process_utility(planned, text, read_only_tree, context, params, environment, receiver, completion);
 	}
-	PG_FINALLY();
+	PG_CATCH();
 	{
 		current = execution.outer;
-		finished = dw_stats_end(&before);
+		(void) dw_stats_end(&before);
+		throw_explained(execution.context);
+		PG_RE_THROW();
 	}
 	PG_END_TRY();
+	current = execution.outer;
+	finished = dw_stats_end(&before);
 	if (finished.count > 0)
 		dw_stats_own(&finished, dw_stats_since(start));
+}
+
+void
+dw_execution_on_violation(bool (*explain) (ErrorData *error))
+{
+	explain_violation = explain;
 }
 
 void

@@ -15,6 +15,7 @@
 #include "settings.h"
 #include "shmem.h"
 #include "stats.h"
+#include "violation.h"
 #include "worker.h"
 
 #include "fmgr.h"
@@ -34,6 +35,7 @@ _PG_init(void)
 	dw_execution_init();
 	dw_inserts_init();
 	dw_mirror_init();
+	dw_violation_init();
 	dw_readside_init();
 	dw_autoread_init();
 	dw_worker_init();

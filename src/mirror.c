@@ -24,6 +24,7 @@
 #include "queue.h"
 #include "statement.h"
 #include "stats.h"
+#include "violation.h"
 
 #include "access/xact.h"
 #include "miscadmin.h"
@@ -490,6 +491,7 @@ guarded(DwStatement *statement, DwFlow *flow, const DwKey *source_key, DwGather 
 		statement->busy = true;
 		counter = work(statement, flow, source_key, arg);
 		statement->busy = false;
+		dw_violation_note(flow);
 		CurrentResourceOwner = saved;
 	}
 	PG_CATCH();

@@ -49,9 +49,16 @@ END $$;
 CREATE FUNCTION breaking(assignment text) RETURNS text LANGUAGE sql AS $$ SELECT format('UPDATE e SET %s WHERE id = 5', assignment) $$;
 
 -- abort
+CREATE TEMP TABLE owned (id int PRIMARY KEY);
 SELECT unnest(ARRAY[is(x.state, w.sqlstate, 'abort: ' || assignment), ok(x.message LIKE w.message, 'with the target''s own message: ' || x.message),
-	-- a foreign key of the new side is checked with the application's own, at the end of the statement: it names table and constraint
-	ok(x.context LIKE '%migration "e", mapping from public.e to public.en, key {"id": 5}%' OR w.sqlstate = '23503' AND x.message LIKE '%table "en"%', 'which migration, mapping and key')]) FROM ways w, error_of(breaking(assignment)) x;
+	-- a foreign key of the new side is checked with the application's own, at the end of the statement: the reference at fault is in the detail
+	ok(x.context LIKE CASE w.sqlstate WHEN '23503' THEN 'dualwrite forward mirror of migration "e", mapping from public.e to public.en, checked at the end of the statement%'
+		ELSE '%migration "e", mapping from public.e to public.en, key {"id": 5}%' END AND (SELECT count(*) FROM regexp_matches(x.context, 'mirror of', 'g')) = 1,
+		'which migration, mapping and key')]) FROM ways w, error_of(breaking(assignment)) x;
+SELECT ok(x.state = '23503' AND x.context LIKE 'dualwrite forward mirror of migration "e", mapping from public.e to public.en, checked at the end of the statement%', 'and of COPY')
+	FROM error_of($$COPY e (id, v, p) FROM PROGRAM 'printf "700\tcopied\t7\n"'$$) x;
+SELECT ok(x.state = '23503' AND x.context NOT LIKE '%mirror of%', 'what the application itself breaks is not the mirror''s')
+	FROM error_of('CREATE TEMP TABLE own (p int REFERENCES pg_temp.owned) ON COMMIT DROP; INSERT INTO own VALUES (1)') x;
 SELECT is(same(), 0::bigint, 'abort: nothing is left behind');
 SELECT is((SELECT count(*) FROM dualwrite.queue), 0::bigint, 'and nothing queued');
 
