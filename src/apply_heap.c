@@ -12,6 +12,7 @@
 #include "postgres.h"
 
 #include "apply_heap.h"
+#include "actions.h"
 #include "nesting.h"
 #include "owner.h"
 #include "usercode.h"
@@ -87,24 +88,6 @@ direct_close(DwTarget *target)
 	dw_lookup_close(target->lookup);
 }
 
-/* CASCADE, SET NULL or SET DEFAULT of a foreign key that references the table. */
-static bool
-is_action(const Trigger *trigger)
-{
-	switch (trigger->tgfoid)
-	{
-		case F_RI_FKEY_CASCADE_DEL:
-		case F_RI_FKEY_CASCADE_UPD:
-		case F_RI_FKEY_SETNULL_DEL:
-		case F_RI_FKEY_SETNULL_UPD:
-		case F_RI_FKEY_SETDEFAULT_DEL:
-		case F_RI_FKEY_SETDEFAULT_UPD:
-			return true;
-		default:
-			return false;
-	}
-}
-
 /* What depends on a row is the business of other mappings, whoever writes the row. */
 #define LOOKUP_TRIGGER "~dualwrite_lookup"
 
@@ -128,30 +111,13 @@ fires(const Trigger *trigger, bool in_place)
 		lookups_fired_in = GetTopFullTransactionId();
 		return trigger->tgenabled == TRIGGER_FIRES_ALWAYS;
 	}
-	if (dw_is_own_trigger(trigger) || is_action(trigger))
+	if (dw_is_own_trigger(trigger) || dw_is_action(trigger))
 		return false;
 	if (trigger->tgisinternal)
 		return trigger->tgenabled != TRIGGER_DISABLED;
 	if (in_place)
 		return false;
 	return trigger->tgenabled == TRIGGER_FIRES_ON_REPLICA || trigger->tgenabled == TRIGGER_FIRES_ALWAYS;
-}
-
-/* The table's triggers with only its actions enabled; NULL when it has none. */
-static TriggerDesc *
-only_actions(Relation rel)
-{
-	TriggerDesc *triggers = CopyTriggerDesc(rel->trigdesc);
-	bool		any = false;
-
-	for (int i = 0; triggers != NULL && i < triggers->numtriggers; i++)
-	{
-		bool		action = is_action(&triggers->triggers[i]) && triggers->triggers[i].tgenabled != TRIGGER_DISABLED;
-
-		triggers->triggers[i].tgenabled = action ? TRIGGER_FIRES_ALWAYS : TRIGGER_DISABLED;
-		any |= action;
-	}
-	return any ? triggers : NULL;
 }
 
 /* Are errors of this flow kept from the application?  Then no check may be left to its commit. */
@@ -240,7 +206,7 @@ dw_leaf_prepare(DwTarget *target, DwLeaf *leaf)
 	old = MemoryContextSwitchTo(target->lookup->context);
 	filter_triggers(leaf->rri, checks_at_once(target->flow), DW_FLOW_IN_PLACE(target->flow));
 	prepare_triggers(leaf->rri);
-	leaf->actions = only_actions(leaf->rel);
+	leaf->actions = dw_actions_of(leaf->rel);
 	leaf->prepared = true;
 	if (target->lookup->partitioned && dw_relation_runs_user_code(leaf->rel))
 		pin(target);
@@ -577,21 +543,63 @@ dw_target_cascading(DwDirection direction, bool *wait)
 }
 
 /*
- * The triggers that were queued since AfterTriggerBeginQuery.  A foreign key's checks of what its action has written may be
- * deferred, which the server refuses in a security-restricted operation; so this is done as when the writer had fired the
- * action himself, except that it is done as the owner.  In the background nothing is deferred.
+ * The triggers that were queued since AfterTriggerBeginQuery, as user.  A foreign key's checks of what its action has written may
+ * be deferred, which the server refuses in a security-restricted operation.  So this is done as when the writer had fired the action
+ * himself, who would meet the same triggers on his own table; but not where those are of others than its owner, nor where
+ * nobody writes: what is deferred fires as whoever commits, and he may be a superuser who repairs.
  */
 static void
-end_actions(DwTarget *target)
+end_actions(DwTarget *target, const DwActions *actions, Oid user)
 {
-	Oid			user;
+	Oid			saved_user;
+	int			saved_context;
 	int			context;
-	int			lifted = MyBackendType == B_BG_WORKER ? 0 : SECURITY_RESTRICTED_OPERATION & ~target->scope->saved_context;
 
-	GetUserIdAndSecContext(&user, &context);
-	SetUserIdAndSecContext(user, context & ~lifted);
-	AfterTriggerEndQuery(NULL);
+	GetUserIdAndSecContext(&saved_user, &saved_context);
+	context = saved_context;
+	if (MyBackendType != B_BG_WORKER && dw_trigger_depth() > 0 && !actions->code)
+		context &= ~(SECURITY_RESTRICTED_OPERATION & ~target->scope->saved_context);
 	SetUserIdAndSecContext(user, context);
+	AfterTriggerEndQuery(NULL);
+	SetUserIdAndSecContext(saved_user, saved_context);
+}
+
+/* Those actions of a row that are done as this user. */
+static void
+fire_actions_as(DwTarget *target, DwLeaf *leaf, ItemPointer tid, TupleTableSlot *row, Oid user)
+{
+	DwActions  *actions = leaf->actions;
+	TriggerDesc *others = leaf->rri->ri_TrigDesc;
+
+	for (int i = 0; i < actions->triggers->numtriggers; i++)
+		if (OidIsValid(actions->users[i]))
+			actions->triggers->triggers[i].tgenabled = actions->users[i] == user ? TRIGGER_FIRES_ALWAYS : TRIGGER_DISABLED;
+	AfterTriggerBeginQuery();
+	leaf->rri->ri_TrigDesc = actions->triggers;
+	if (row != NULL)
+		ExecARUpdateTriggers(target->lookup->estate, leaf->rri, NULL, NULL, tid, NULL, row, NIL, NULL, false);
+	else
+		ExecARDeleteTriggers(target->lookup->estate, leaf->rri, tid, NULL, NULL, false);
+	leaf->rri->ri_TrigDesc = others;
+	end_actions(target, actions, user);
+}
+
+/* All of them, those of one user after the other's. */
+static void
+fire_actions_by_user(DwTarget *target, DwLeaf *leaf, ItemPointer tid, TupleTableSlot *row)
+{
+	List	   *done = NIL;
+
+	for (int i = 0; i < leaf->actions->triggers->numtriggers; i++)
+	{
+		Oid			user = leaf->actions->users[i];
+
+		if (!OidIsValid(user) || list_member_oid(done, user))
+			continue;
+		done = lappend_oid(done, user);
+		fire_actions_as(target, leaf, tid, row, user);
+	}
+	list_free(done);
 }
 
 /*
@@ -601,24 +609,17 @@ end_actions(DwTarget *target)
 static void
 fire_actions(DwTarget *target, DwLeaf *leaf, ItemPointer tid, TupleTableSlot *row)
 {
-	TriggerDesc *others = leaf->rri->ri_TrigDesc;
 	DwTarget   *outer = cascading;
 	int			outer_depth = cascading_depth;
 
 	if (leaf->actions == NULL)
 		return;
-	AfterTriggerBeginQuery();
-	leaf->rri->ri_TrigDesc = leaf->actions;
-	if (row != NULL)
-		ExecARUpdateTriggers(target->lookup->estate, leaf->rri, NULL, NULL, tid, NULL, row, NIL, NULL, false);
-	else
-		ExecARDeleteTriggers(target->lookup->estate, leaf->rri, tid, NULL, NULL, false);
-	leaf->rri->ri_TrigDesc = others;
+	dw_actions_look_up(leaf->actions, target->flow->target_owner);
 	cascading = target;
 	cascading_depth = dw_trigger_depth() + 1;
 	PG_TRY();
 	{
-		end_actions(target);
+		fire_actions_by_user(target, leaf, tid, row);
 	}
 	PG_FINALLY();
 	{

@@ -27,7 +27,7 @@ typedef struct DwLeaf
 	ScanKeyData scankey[INDEX_MAX_KEYS];
 	int			key_position[INDEX_MAX_KEYS];	/* of each index column in DwKey */
 	bool		prepared;		/* rri has the triggers that a mirrored write fires */
-	TriggerDesc *actions;		/* once it is: what foreign keys to it do, CASCADE and the like; NULL without any */
+	struct DwActions *actions;	/* once it is: what foreign keys to it do, CASCADE and the like; NULL without any */
 	bool		writable;		/* indexes are open for inserts */
 	Oid		   *indexes;		/* those of rri, which are closed now; NULL: not known yet */
 } DwLeaf;

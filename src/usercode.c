@@ -15,12 +15,18 @@
 #include "utils/lsyscache.h"
 #include "utils/partcache.h"
 
+bool
+dw_is_own_function(Oid function)
+{
+	return get_func_namespace(function) == get_namespace_oid("_dualwrite", true);
+}
+
 /* By its name first: of most triggers that says enough. */
 bool
 dw_is_own_trigger(const Trigger *trigger)
 {
 	return !trigger->tgisinternal && strstr(trigger->tgname, "dualwrite_") == trigger->tgname + 1 &&
-		get_func_namespace(trigger->tgfoid) == get_namespace_oid("_dualwrite", true);
+		dw_is_own_function(trigger->tgfoid);
 }
 
 bool

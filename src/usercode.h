@@ -14,6 +14,8 @@
  * anew: the trigger must be of a copy, as the executor's are, never of rel->trigdesc itself.
  */
 extern bool dw_is_own_trigger(const Trigger *trigger);
+/* Is it a function of the extension's own triggers? */
+extern bool dw_is_own_function(Oid function);
 /* Has the relation a trigger that is not one of ours and is wanted?  wanted may read catalogs. */
 extern bool dw_has_other_trigger(Relation rel, bool (*wanted) (const Trigger *trigger));
 /*

@@ -179,6 +179,70 @@ SET ROLE dw_owner;
 SELECT lives_ok($$SELECT dualwrite.drop_migration('bare')$$, 'its creator may');
 RESET ROLE;
 SELECT lives_ok($$SELECT dualwrite.drop_migration('gone')$$, 'and a superuser always');
+
+-- whoever may reference the new table gets nobody's rights by the triggers of his own: neither its owner's nor, in the end, a superuser's
+CREATE SCHEMA theirs AUTHORIZATION dw_nobody;
+GRANT USAGE ON SCHEMA theirs TO dw_owner;
+SET ROLE dw_owner;
+CREATE TABLE parents (id int PRIMARY KEY);
+CREATE TABLE parents_new (id int PRIMARY KEY);
+CREATE TABLE audited_new (id int REFERENCES parents_new ON DELETE CASCADE DEFERRABLE INITIALLY DEFERRED);
+CREATE TABLE fired (name text, who text);
+CREATE FUNCTION note_fired() RETURNS trigger LANGUAGE plpgsql AS
+	$$BEGIN INSERT INTO public.fired VALUES (tg_name, current_user); RETURN NULL; END$$;
+CREATE TRIGGER audit AFTER DELETE ON audited_new FOR EACH ROW EXECUTE FUNCTION note_fired();
+GRANT REFERENCES ON parents_new TO dw_nobody;
+GRANT INSERT ON fired TO dw_nobody;
+GRANT INSERT, UPDATE, DELETE, SELECT ON parents TO dw_app;
+RESET ROLE;
+SET ROLE dw_nobody;
+CREATE TABLE theirs.children (id int REFERENCES parents_new ON DELETE CASCADE);
+CREATE TRIGGER theirs AFTER DELETE ON theirs.children FOR EACH ROW EXECUTE FUNCTION note_fired();
+RESET ROLE;
+SELECT dualwrite.create_migration('parents', 'parents', 'parents_new');
+SELECT dualwrite.advance('parents') AS phase \gset
+SELECT dualwrite.advance('parents') AS phase \gset
+INSERT INTO parents SELECT generate_series(1, 4);
+INSERT INTO theirs.children SELECT generate_series(1, 4);
+INSERT INTO audited_new SELECT generate_series(1, 4);
+SET SESSION AUTHORIZATION dw_app;
+SELECT lives_ok('DELETE FROM public.parents WHERE id = 1', 'a mirrored row takes children of several owners along');
+RESET SESSION AUTHORIZATION;
+SELECT results_eq('SELECT * FROM fired ORDER BY 1', $$VALUES ('audit', 'dw_owner'), ('theirs', 'dw_nobody')$$,
+	'the triggers of each fire with the rights of its owner');
+SELECT is_empty('SELECT FROM theirs.children NATURAL JOIN audited_new WHERE id = 1', 'the children are gone');
+-- what they defer
+SET ROLE dw_nobody;
+CREATE CONSTRAINT TRIGGER later AFTER DELETE ON theirs.children DEFERRABLE INITIALLY DEFERRED
+	FOR EACH ROW EXECUTE FUNCTION note_fired();
+RESET ROLE;
+SELECT throws_ok('DELETE FROM parents WHERE id = 2', '42501', NULL, 'a trigger of others does not wait to fire as whoever commits');
+-- nor what the owner defers, for a superuser who repairs
+DROP TABLE theirs.children;
+CREATE CONSTRAINT TRIGGER later AFTER DELETE ON audited_new DEFERRABLE INITIALLY DEFERRED
+	FOR EACH ROW EXECUTE FUNCTION note_fired();
+SELECT lives_ok('DELETE FROM parents WHERE id = 3', 'the owner''s own triggers are as deferred as on the old table');
+BEGIN;
+ALTER TABLE parents DISABLE TRIGGER "~dualwrite_delete";
+DELETE FROM parents WHERE id = 4;
+ALTER TABLE parents ENABLE ALWAYS TRIGGER "~dualwrite_delete";
+COMMIT;
+TRUNCATE fired;
+SELECT dualwrite.advance('parents') AS phase \gset
+CALL dualwrite.backfill('parents');
+SELECT dualwrite.advance('parents') AS phase \gset
+SELECT extra FROM dualwrite.reconcile('parents') \gset
+SELECT is(:extra, 1, 'a row that is left over');
+SET client_min_messages = error;
+SELECT is(dualwrite.repair('parents')::int, 0, 'a superuser''s repair leaves nothing that would fire as he: the row is not repaired');
+RESET client_min_messages;
+SELECT is_empty('SELECT * FROM fired', 'and nothing fires');
+SELECT dualwrite.rollback('parents', 'defined') AS phase \gset
+SELECT dualwrite.drop_migration('parents');
+DROP TABLE parents, parents_new, audited_new, fired;
+DROP FUNCTION note_fired;
+DROP SCHEMA theirs;
+
 REVOKE ALL ON SCHEMA public FROM dw_nobody;
 
 DELETE FROM _dualwrite.queue;
