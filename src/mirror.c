@@ -26,6 +26,7 @@
 #include "stats.h"
 #include "violation.h"
 
+#include "access/table.h"
 #include "access/xact.h"
 #include "miscadmin.h"
 #include "replication/logicalworker.h"
@@ -159,6 +160,59 @@ mirror_image(DwStatement *statement, DwFlow *flow, const DwKey *source_key, Tupl
 	return dw_counter_for(applied);
 }
 
+/* Do several mappings lead to the source of this flow, a new table? */
+static bool
+shares_new_table(const DwFlow *reverse)
+{
+	Relation	rel = table_open(reverse->source, AccessShareLock);
+	bool		result = list_length(dw_table_get(rel)->as_new) > 1;
+
+	table_close(rel, NoLock);
+	return result;
+}
+
+/*
+ * From read_switch on: is the new row's counterpart a row of the mapping, by its filter?  A new table that several mappings lead to
+ * may hold such rows for another one.
+ */
+static bool
+is_outside(DwStatement *statement, DwFlow *flow, const DwKey *source_key)
+{
+	DwKey		target_key;
+	TupleTableSlot *row;
+
+	if (flow->direction != DW_REVERSE || flow->compiled->mapping->filter == NULL || shares_new_table(flow) ||
+		dw_pending_includes(statement, flow, source_key) || !dw_key_across(flow, source_key, &target_key))
+		return false;
+	row = dw_target_fetch(dw_statement_target(statement, flow), &target_key, NULL);
+	return row != NULL && !dw_in_mapping(&flow->compiled->flow[DW_FORWARD], row);
+}
+
+/* Only the old side has a row with this key: to write it over would lose it. */
+static void
+refuse_hidden(DwStatement *statement, DwFlow *flow, const DwKey *source_key)
+{
+	if (flow->owns_target && is_outside(statement, flow, source_key))
+		ereport(ERROR,
+				(errcode(ERRCODE_UNIQUE_VIOLATION),
+				 errmsg("table %s has a row with this key already", flow->compiled->mapping->old_name),
+				 errdetail("It does not match the filter of migration \"%s\", so that table %s does not show it.",
+						   flow->compiled->migration, flow->compiled->mapping->new_name),
+				 errhint("Give the row another key.")));
+}
+
+/* The new row has no place there: the next write of the old one would take it away. */
+static void
+refuse_outside(DwStatement *statement, DwFlow *flow, const DwKey *source_key)
+{
+	if (is_outside(statement, flow, source_key))
+		ereport(ERROR,
+				(errcode(ERRCODE_CHECK_VIOLATION),
+				 errmsg("row of table %s does not match the filter of migration \"%s\" in table %s",
+						flow->compiled->mapping->new_name, flow->compiled->migration, flow->compiled->mapping->old_name),
+				 errhint("Until complete, table %s holds only rows that match it.", flow->compiled->mapping->new_name)));
+}
+
 /*
  * The row moves to another key.  That waits for the end of the statement, if somebody is going to tell us: then all moves
  * are known, so that swaps and shifts work, and whatever references the old key has been mirrored before it goes.
@@ -166,6 +220,7 @@ mirror_image(DwStatement *statement, DwFlow *flow, const DwKey *source_key, Tupl
 static DwCounter
 mirror_key_change(DwStatement *statement, DwFlow *flow, const DwRowEvent *event, const DwKey *from, const DwKey *to)
 {
+	refuse_hidden(statement, flow, to);
 	dw_pending_move(statement, flow, from, to);
 	dw_inserts_event(event->table->root);
 	return DW_COUNT_UPDATE;
@@ -291,48 +346,6 @@ take_moving(DwStatement *statement, DwFlow *flow, DwKey *from)
 	return false;
 }
 
-/*
- * From read_switch on: is the new row's counterpart a row of the mapping, by its filter?  A new table that several mappings lead to
- * may hold such rows for another one.
- */
-static bool
-is_outside(DwStatement *statement, DwFlow *flow, const DwKey *source_key, const DwRowEvent *event)
-{
-	DwKey		target_key;
-	TupleTableSlot *row;
-
-	if (flow->direction != DW_REVERSE || flow->compiled->mapping->filter == NULL || list_length(event->table->as_new) > 1 ||
-		dw_pending_includes(statement, flow, source_key) || !dw_key_across(flow, source_key, &target_key))
-		return false;
-	row = dw_target_fetch(dw_statement_target(statement, flow), &target_key, NULL);
-	return row != NULL && !dw_in_mapping(&flow->compiled->flow[DW_FORWARD], row);
-}
-
-/* Only the old side has a row with this key: to write it over would lose it. */
-static void
-refuse_hidden(DwStatement *statement, DwFlow *flow, const DwKey *source_key, const DwRowEvent *event)
-{
-	if (flow->owns_target && is_outside(statement, flow, source_key, event))
-		ereport(ERROR,
-				(errcode(ERRCODE_UNIQUE_VIOLATION),
-				 errmsg("table %s has a row with this key already", flow->compiled->mapping->old_name),
-				 errdetail("It does not match the filter of migration \"%s\", so that table %s does not show it.",
-						   flow->compiled->migration, flow->compiled->mapping->new_name),
-				 errhint("Insert the row with another key.")));
-}
-
-/* The new row has no place there: the next write of the old one would take it away. */
-static void
-refuse_outside(DwStatement *statement, DwFlow *flow, const DwKey *source_key, const DwRowEvent *event)
-{
-	if (event->new_row != NULL && is_outside(statement, flow, source_key, event))
-		ereport(ERROR,
-				(errcode(ERRCODE_CHECK_VIOLATION),
-				 errmsg("row of table %s does not match the filter of migration \"%s\" in table %s",
-						flow->compiled->mapping->new_name, flow->compiled->migration, flow->compiled->mapping->old_name),
-				 errhint("Until complete, table %s holds only rows that match it.", flow->compiled->mapping->new_name)));
-}
-
 static DwCounter
 mirror_insert(DwStatement *statement, DwFlow *flow, const DwKey *source_key, const DwRowEvent *event)
 {
@@ -346,7 +359,7 @@ mirror_insert(DwStatement *statement, DwFlow *flow, const DwKey *source_key, con
 		(void) mirror_key_change(statement, flow, event, source_key, source_key);
 		return DW_COUNT_INSERT;
 	}
-	refuse_hidden(statement, flow, source_key, event);
+	refuse_hidden(statement, flow, source_key);
 	return mirror_image(statement, flow, source_key, event->new_row, true);
 }
 
@@ -406,7 +419,8 @@ mirror_event(DwStatement *statement, DwFlow *flow, const DwKey *source_key, cons
 		counter = mirror_update(statement, flow, source_key, event);
 	else
 		counter = mirror_delete(statement, flow, source_key, event);
-	refuse_outside(statement, flow, source_key, event);
+	if (event->new_row != NULL)
+		refuse_outside(statement, flow, source_key);
 	if (flow->direction == DW_REVERSE && flow->compiled->queue_errors)
 	{
 		refuse_to_overtake(flow, event->old_row);
@@ -746,10 +760,15 @@ static DwCounter
 mirror_moves(DwStatement *statement, DwFlow *flow, const DwKey *source_key, const void *arg)
 {
 	const Moves *moves = arg;
+	ListCell   *lc;
 
-	(void) flow;
 	(void) source_key;
 	dw_propagate_moves(statement, moves->moves, moves->at);
+	foreach(lc, moves->moves)
+	{
+		*moves->at = ((DwPostponed *) lfirst(lc))->source_key;
+		refuse_outside(statement, flow, moves->at);
+	}
 	return DW_COUNT_UPDATE;
 }
 

@@ -239,6 +239,10 @@ SELECT throws_ok('INSERT INTO fin (id, v) SELECT g, 150 - g FROM generate_series
 SELECT throws_ok('UPDATE fin SET v = -v WHERE id = 1', '23514', NULL, '... by an update');
 SELECT throws_ok('INSERT INTO fin (id, v) VALUES (5, 5)', '23505', NULL, 'the key of an old row that the filter leaves out');
 SELECT throws_ok('INSERT INTO fin (id, v) SELECT g, g FROM generate_series(30, 100) g', '23505', NULL, '... of one of many');
+SELECT throws_ok('UPDATE fin SET id = 5 WHERE id = 1', '23505', NULL, '... of a row that changes its key');
+SELECT throws_ok('UPDATE fin SET id = id + 1', '23505', NULL, '... of rows that all do');
+SELECT throws_ok('UPDATE fin SET id = 201, v = -v WHERE id = 1', '23514', NULL, 'a row that changes its key, and that the filter leaves out then');
+SELECT lives_ok('UPDATE fin SET id = id + 1000 WHERE id < 5', 'keys of others change');
 SELECT lives_ok('INSERT INTO fin (id, v) SELECT g, g FROM generate_series(101, 200) g', 'others are inserted');
 SELECT lives_ok('UPDATE fin SET v = v + 1', '... updated');
 SELECT lives_ok('DELETE FROM fin WHERE id < 10', '... and deleted');
