@@ -43,6 +43,8 @@
 #define MIN_HITS 4
 /* ... and that was so several times in a row: no more are read. */
 #define MAX_WASTED 3
+/* Pages to look for them on: more than as many as are wanted take, few where there is page after page of rows long gone. */
+#define MAX_PAGES 16
 
 typedef struct Hint
 {
@@ -228,7 +230,7 @@ read_hints(DwStride *stride, Datum key)
 {
 	MemoryContext old = MemoryContextSwitchTo(stride->key_memory);
 	Buffer		buffer;
-	bool		first = true;
+	int			pages = 0;
 
 	MemoryContextReset(stride->key_memory);
 	stride->nhints = stride->next = stride->hits = 0;
@@ -241,9 +243,8 @@ read_hints(DwStride *stride, Datum key)
 		BTPageOpaque opaque = BTPageGetOpaque(page);
 
 		if (!P_IGNORE(opaque))
-			read_page(stride, page, first ? first_entry(stride, page) : P_FIRSTDATAKEY(opaque));
-		first = false;
-		if (P_RIGHTMOST(opaque) || stride->nhints == stride->wanted)
+			read_page(stride, page, pages == 0 ? first_entry(stride, page) : P_FIRSTDATAKEY(opaque));
+		if (P_RIGHTMOST(opaque) || stride->nhints == stride->wanted || ++pages == MAX_PAGES)
 			break;
 		buffer = _bt_relandgetbuf(stride->index, buffer, opaque->btpo_next, BT_READ);
 	}
@@ -414,8 +415,9 @@ is_free(DwStride *stride, Buffer buffer, Datum key, ItemPointer place)
 	return !isnull && compare(stride, value, key) == 0 && !dw_is_of_this_command(tuple.t_data);
 }
 
-bool
-dw_stride_runs(const DwStride *stride)
+/* Can the key be compared while a page is locked, and is that a page of a heap? */
+static bool
+can_run(const DwStride *stride)
 {
 	return stride->length > 0 && stride->fetch->rel->rd_tableam == GetHeapamTableAmRoutine();
 }
@@ -427,7 +429,7 @@ dw_stride_runs(const DwStride *stride)
 int
 dw_stride_run(DwStride *stride, const Datum *keys, int nkeys, ItemPointerData *places)
 {
-	int			nplaces = likely_places(stride, keys, nkeys, places);
+	int			nplaces = can_run(stride) ? likely_places(stride, keys, nkeys, places) : 0;
 	int			n = 0;
 
 	if (nplaces == 0)

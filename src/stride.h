@@ -18,13 +18,12 @@ extern bool dw_stride_possible(Relation rel, Relation index);
 extern DwStride *dw_stride_begin(Relation rel, Relation index, Snapshot snapshot);
 /* false: not found where it was expected, which says nothing about whether there is such a row. */
 extern bool dw_stride_find(DwStride *stride, Datum key, TupleTableSlot *slot);
-/* Is the key of a fixed length, so that it can be compared while a page is locked? */
-extern bool dw_stride_runs(const DwStride *stride);
 /* Rows that dw_stride_run finds at most: some more than a page holds. */
 #define DW_STRIDE_RUN 300
 /*
  * Of keys in the order of the index, rows of the first ones that are on one page and free to be deleted by this command.  places:
- * of DW_STRIDE_RUN; returns how many there are.  0 says nothing about the first key's row.
+ * of DW_STRIDE_RUN; returns how many there are.  0 says nothing about the first key's row; so it is with keys of varying length, which are
+ * not compared while a page is locked.
  */
 extern int	dw_stride_run(DwStride *stride, const Datum *keys, int nkeys, ItemPointerData *places);
 /* Was the version stored by this command, or a later one of this transaction?  Then the heap does not let us at it yet. */

@@ -74,7 +74,7 @@ sweep_page(DwLookup *lookup, DwLeaf *leaf, Datum *keys, int nkeys, Datum **left)
 	ItemPointerData places[DW_STRIDE_RUN];
 	int			n;
 
-	if (leaf->stride == NULL || !dw_stride_runs(leaf->stride))
+	if (leaf->stride == NULL)
 		return 0;
 	n = dw_stride_run(leaf->stride, keys, nkeys, places);
 	for (int i = 0; i < n; i++)
