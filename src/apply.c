@@ -94,21 +94,11 @@ dw_target_put_mapped(DwTarget *target, TupleTableSlot *row, TupleTableSlot *made
 	DwApplied	applied;
 
 	begin_row(target, &scope);
-	target->made_of = made_of;
-	applied = target->engine->put(target, row);
+	applied = target->engine->put(target, row, made_of);
 	if (applied == DW_APPLIED_INSERT)
 		dw_inserts_mirrored(target->flow->target);
 	end_row(target, &scope);
 	return applied;
-}
-
-void
-dw_target_complete(DwTarget *target, TupleTableSlot *row)
-{
-	if (target->made_of == NULL)
-		return;
-	(void) dw_project(target->flow, target->made_of, row, NULL);
-	target->made_of = NULL;
 }
 
 DwApplied

@@ -29,7 +29,6 @@ typedef struct DwTarget
 	TupleTableSlot *old_row;	/* a second one, for the image before an update */
 	MemoryContext context;
 	MemoryContext row_context;	/* reset by the caller between rows */
-	TupleTableSlot *made_of;	/* source row from which the row being put has its mapped columns only; NULL: it has all */
 	bool		pinned;			/* writing runs code of users, which must not see the writer's search_path */
 	struct DwOwnerScope *scope;	/* of the row that is being written */
 	void	   *private;
@@ -39,7 +38,8 @@ typedef struct DwEngine
 {
 	void		(*open) (DwTarget *target);
 	void		(*close) (DwTarget *target);
-	DwApplied	(*put) (DwTarget *target, TupleTableSlot *row);
+	/* made_of: as for dw_target_put_mapped; NULL: the row has all columns */
+	DwApplied	(*put) (DwTarget *target, TupleTableSlot *row, TupleTableSlot *made_of);
 	DwApplied	(*remove) (DwTarget *target, const DwKey *target_key);
 	DwApplied	(*move) (DwTarget *target, const DwKey *from, TupleTableSlot *row);
 	TupleTableSlot *(*fetch) (DwTarget *target, const DwKey *target_key, Snapshot snapshot);
@@ -61,8 +61,6 @@ extern void dw_target_close(DwTarget *target);
 extern DwApplied dw_target_put(DwTarget *target, TupleTableSlot *row);
 /* The same for a row from dw_project_mapped; made_of: its source row, for the other columns, should it have to be inserted. */
 extern DwApplied dw_target_put_mapped(DwTarget *target, TupleTableSlot *row, TupleTableSlot *made_of);
-/* For the engines, before they insert. */
-extern void dw_target_complete(DwTarget *target, TupleTableSlot *row);
 /* Take the row away; where the mapping does not own it, its columns go back to their defaults. */
 extern DwApplied dw_target_remove(DwTarget *target, const DwKey *target_key);
 /*

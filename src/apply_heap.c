@@ -331,7 +331,6 @@ insert_row(DwTarget *target, TupleTableSlot *root_row)
 	DwLeaf	   *leaf;
 	TupleTableSlot *row;
 
-	dw_target_complete(target, root_row);
 	dw_fill_defaults(target, root_row);
 	leaf = dw_lookup_leaf_for(target->lookup, root_row, true);
 	dw_leaf_open_for_write(target, leaf);
@@ -799,7 +798,7 @@ dw_direct_rewrite(DwTarget *target, TupleTableSlot *version, TupleTableSlot *row
 }
 
 static DwApplied
-direct_put(DwTarget *target, TupleTableSlot *row)
+direct_put(DwTarget *target, TupleTableSlot *row, TupleTableSlot *made_of)
 {
 	DwKey		key;
 
@@ -821,8 +820,15 @@ direct_put(DwTarget *target, TupleTableSlot *row)
 		}
 		else if (!target->flow->owns_target || DW_FLOW_IN_PLACE(target->flow))
 			return DW_APPLIED_NOTHING;
-		else if (insert_row(target, row))
-			return DW_APPLIED_INSERT;
+		else
+		{
+			/* once: what is for inserts only may take a number from a sequence */
+			if (made_of != NULL)
+				(void) dw_project(target->flow, made_of, row, NULL);
+			made_of = NULL;
+			if (insert_row(target, row))
+				return DW_APPLIED_INSERT;
+		}
 	}
 }
 

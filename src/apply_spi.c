@@ -266,7 +266,7 @@ key_of_row(DwTarget *target, TupleTableSlot *row, DwKey *key)
 }
 
 static DwApplied
-statement_put(DwTarget *target, TupleTableSlot *row)
+statement_put(DwTarget *target, TupleTableSlot *row, TupleTableSlot *made_of)
 {
 	StatementTarget *statements = target->private;
 	DwApplied	applied = DW_APPLIED_UPDATE;
@@ -287,7 +287,8 @@ statement_put(DwTarget *target, TupleTableSlot *row)
 		applied = DW_APPLIED_NOTHING;
 		if (target->flow->owns_target)
 		{
-			dw_target_complete(target, row);
+			if (made_of != NULL)
+				(void) dw_project(target->flow, made_of, row, NULL);
 			run(target, statements->insert, statements->ninserted, statements->inserted, row, NULL, NULL);
 			applied = DW_APPLIED_INSERT;
 		}
