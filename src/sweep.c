@@ -13,9 +13,10 @@
 #include "owner.h"
 #include "stride.h"
 
+#include "access/heapam.h"
 #include "access/xact.h"
-#include "miscadmin.h"
 #include "executor/executor.h"
+#include "miscadmin.h"
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
 
@@ -29,7 +30,7 @@ dw_sweep_possible(DwTarget *target)
 		return false;
 	leaf = dw_lookup_leaf(lookup, lookup->shape->relid);
 	dw_leaf_prepare(target, leaf);
-	return !target->pinned && leaf->actions == NULL &&
+	return !target->pinned && leaf->actions == NULL && leaf->rel->rd_tableam == GetHeapamTableAmRoutine() &&
 		(leaf->rri->ri_TrigDesc == NULL || !leaf->rri->ri_TrigDesc->trig_delete_before_row) &&
 		dw_stride_possible(leaf->rel, leaf->index);
 }
