@@ -39,30 +39,54 @@ typedef struct Settling
 	DwStatement *outer;			/* the application's */
 } Settling;
 
+/*
+ * The moves that follow each other from here on, done as one: a row may take the key, or a unique value, that the next one gives
+ * up.  Returns how many they are.
+ */
+static int
+settle_moves(DwStatement *statement, List *keys, int from)
+{
+	List	   *moves = NIL;
+	DwKey		at;
+
+	for (int i = from; i < list_length(keys); i++)
+	{
+		DwPostponed *postponed = list_nth(keys, i);
+
+		if (!postponed->moved)
+			break;
+		postponed->counter = flow_of(postponed) ? DW_COUNT_UPDATE : DW_COUNT_SKIPPED;
+		moves = lappend(moves, postponed);
+	}
+	dw_propagate_moves(statement, moves, &at);
+	return list_length(moves);
+}
+
 static void
 settle(void *arg)
 {
 	Settling   *settling = arg;
 	DwStatement *statement = dw_statement_get();
 	ListCell   *lc;
+	int			done = 0;
 
 	AfterTriggerBeginQuery();
 	statement->busy = true;
-	foreach(lc, settling->keys)
+	while (done < list_length(settling->keys))
 	{
-		DwPostponed *postponed = lfirst(lc);
+		DwPostponed *postponed = list_nth(settling->keys, done);
 		DwFlow	   *flow = flow_of(postponed);
-		DwKey		at;
 
+		if (postponed->moved)
+		{
+			done += settle_moves(statement, settling->keys, done);
+			continue;
+		}
+		done++;
 		postponed->counter = DW_COUNT_SKIPPED;
 		if (flow == NULL)
 			continue;
-		if (postponed->moved)
-		{
-			dw_propagate_moves(statement, list_make1(postponed), &at);
-			postponed->counter = DW_COUNT_UPDATE;
-		}
-		else if (postponed->truncated)
+		if (postponed->truncated)
 			postponed->counter = dw_propagate_truncated(statement, flow, &postponed->source_key);
 		else if (postponed->impatient)
 			postponed->counter = dw_propagate_unless_busy(statement, flow, &postponed->source_key);

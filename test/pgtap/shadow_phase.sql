@@ -68,4 +68,16 @@ UPDATE o SET v = v || '!' WHERE id > 205;
 DELETE FROM o WHERE id = 210;
 SELECT is((SELECT count(*) FROM o JOIN n USING (id) WHERE o.v = n.v AND id > 200), 9::bigint, 'what follows and is broken is in nobody''s way');
 
+-- keys that are shifted along, by rows which keep a unique value: each needs what the next one gives up
+CREATE TABLE shifted (id int PRIMARY KEY, v text UNIQUE);
+CREATE TABLE shifted_new (id int PRIMARY KEY, v text UNIQUE, own int DEFAULT 0);
+SELECT dualwrite.create_migration('shifted', 'shifted', 'shifted_new');
+SELECT dualwrite.advance('shifted');
+INSERT INTO shifted VALUES (105, 'first'), (5, 'second');
+UPDATE shifted SET id = id + 100;
+SELECT results_eq('SELECT id, v FROM shifted_new ORDER BY 1', 'SELECT id, v FROM shifted ORDER BY 1', 'rows whose keys are shifted are mirrored');
+SELECT is((SELECT failed FROM dualwrite.mirror_stats WHERE migration = 'shifted' AND direction = 'forward'), 0::bigint, 'and none of them failed');
+SELECT dualwrite.rollback('shifted', 'defined');
+SELECT dualwrite.drop_migration('shifted');
+DROP TABLE shifted, shifted_new;
 SELECT * FROM finish();
