@@ -19,7 +19,7 @@ CREATE OR REPLACE FUNCTION bench.address(i int) RETURNS text LANGUAGE sql IMMUTA
 \endif
 -- What the old table has and the new one will not: a row of the old table makes 345 bytes of WAL with it.
 CREATE FUNCTION bench.unmapped(i int) RETURNS text LANGUAGE sql IMMUTABLE AS $$
-	SELECT 'imported from the branch office at Oldtown in the spring, file ' || i $$;
+	SELECT 'imported from the branch office at Oldtown in the spring, file ' || i::text $$;
 CREATE TABLE bench.sample (round int, kind text, variant text, seconds float8);
 CREATE TABLE bench.wal (round int, kind text, variant text, bytes_a_row float8);
 
