@@ -59,3 +59,11 @@ BEGIN
 	RETURN (SELECT count(*) FROM generate_series(before + 1, after - 1) x WHERE pg_xact_status(x::text::xid8) <> 'committed'
 		AND NOT EXISTS (SELECT FROM pg_locks l WHERE l.locktype = 'transactionid' AND l.transactionid::text::bigint = x AND l.pid IS DISTINCT FROM pg_backend_pid()));
 END $$;
+
+-- Rows of either query that the other one lacks.
+CREATE FUNCTION differences(a text, b text) RETURNS bigint LANGUAGE plpgsql AS $$
+DECLARE n bigint;
+BEGIN
+	EXECUTE format('SELECT pg_catalog.count(*) FROM ((%1$s EXCEPT ALL %2$s) UNION ALL (%2$s EXCEPT ALL %1$s)) d', '(' || a || ')', '(' || b || ')') INTO n;
+	RETURN n;
+END $$;

@@ -9,14 +9,6 @@ SELECT current_setting('server_version_num')::int >= 170000 AS merge_returning \
 CREATE EXTENSION citext;
 CREATE EXTENSION pageinspect;
 
--- Rows of either query that the other one lacks.
-CREATE FUNCTION differences(a text, b text) RETURNS bigint LANGUAGE plpgsql AS $$
-DECLARE n bigint;
-BEGIN
-	EXECUTE format('SELECT count(*) FROM ((%1$s EXCEPT ALL %2$s) UNION ALL (%2$s EXCEPT ALL %1$s)) d', '(' || a || ')', '(' || b || ')') INTO n;
-	RETURN n;
-END $$;
-
 -- {t}: plain; {u}: with unique and deferrable constraints; {ci}: a key that is equal in either case; {uu}: keys in no order; {p}, {c}: parent and child;
 -- {l}: lists, whose partitions have their columns in different orders, and one that is attached after all triggers have been made.
 CREATE FUNCTION make_tables(schema text, key text) RETURNS void LANGUAGE plpgsql AS $$

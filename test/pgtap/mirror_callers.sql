@@ -5,14 +5,6 @@
 SET client_min_messages = warning;
 SELECT no_plan();
 
--- Rows of either query that the other one lacks.
-CREATE FUNCTION public.differences(a text, b text) RETURNS bigint LANGUAGE plpgsql AS $$
-DECLARE n bigint;
-BEGIN
-	EXECUTE format('SELECT pg_catalog.count(*) FROM ((%1$s EXCEPT ALL %2$s) UNION ALL (%2$s EXCEPT ALL %1$s)) d', '(' || a || ')', '(' || b || ')') INTO n;
-	RETURN n;
-END $$;
-
 CREATE ROLE call_owner;
 CREATE ROLE call_definer;
 CREATE ROLE call_writer;

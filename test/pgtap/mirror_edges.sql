@@ -3,14 +3,6 @@
 SET client_min_messages = warning;
 SELECT no_plan();
 
--- Rows of either query that the other one lacks.
-CREATE FUNCTION differences(a text, b text) RETURNS bigint LANGUAGE plpgsql AS $$
-DECLARE n bigint;
-BEGIN
-	EXECUTE format('SELECT count(*) FROM ((%1$s EXCEPT ALL %2$s) UNION ALL (%2$s EXCEPT ALL %1$s)) d', '(' || a || ')', '(' || b || ')') INTO n;
-	RETURN n;
-END $$;
-
 -- Triggers of the new table that write old tables while a row is being mirrored: the statement's own rows were overwritten,
 -- what it had open was closed, the server crashed.
 CREATE TABLE eo (id int PRIMARY KEY, v text);

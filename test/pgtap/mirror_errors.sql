@@ -4,14 +4,6 @@
 SET client_min_messages = warning;
 SELECT no_plan();
 
--- Rows of either query that the other one lacks.
-CREATE FUNCTION differences(a text, b text) RETURNS bigint LANGUAGE plpgsql AS $$
-DECLARE n bigint;
-BEGIN
-	EXECUTE format('SELECT count(*) FROM ((%1$s EXCEPT ALL %2$s) UNION ALL (%2$s EXCEPT ALL %1$s)) d', '(' || a || ')', '(' || b || ')') INTO n;
-	RETURN n;
-END $$;
-
 CREATE TABLE parent (id int PRIMARY KEY);
 CREATE TABLE e (id int PRIMARY KEY, v text, w int, d date, p int);
 CREATE DOMAIN small AS int CHECK (value < 500);

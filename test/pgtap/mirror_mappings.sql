@@ -3,14 +3,6 @@
 SET client_min_messages = warning;
 SELECT no_plan();
 
--- Rows of either query that the other one lacks.
-CREATE FUNCTION differences(a text, b text) RETURNS bigint LANGUAGE plpgsql AS $$
-DECLARE n bigint;
-BEGIN
-	EXECUTE format('SELECT count(*) FROM ((%1$s EXCEPT ALL %2$s) UNION ALL (%2$s EXCEPT ALL %1$s)) d', '(' || a || ')', '(' || b || ')') INTO n;
-	RETURN n;
-END $$;
-
 -- rename, cast, constant, sub-select on another table, on insert, default, null
 CREATE TABLE country (code text PRIMARY KEY, name text UNIQUE);
 INSERT INTO country VALUES ('de', 'Germany'), ('fr', 'France');

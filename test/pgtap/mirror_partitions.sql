@@ -4,14 +4,6 @@
 SET client_min_messages = warning;
 SELECT no_plan();
 
--- Rows of either query that the other one lacks.
-CREATE FUNCTION differences(a text, b text) RETURNS bigint LANGUAGE plpgsql AS $$
-DECLARE n bigint;
-BEGIN
-	EXECUTE format('SELECT count(*) FROM ((%1$s EXCEPT ALL %2$s) UNION ALL (%2$s EXCEPT ALL %1$s)) d', '(' || a || ')', '(' || b || ')') INTO n;
-	RETURN n;
-END $$;
-
 -- Make a table of a kind. Leaves that are attached have their columns in another order, and one that was dropped.
 CREATE FUNCTION make_table(t text, kind text) RETURNS void LANGUAGE plpgsql AS $$
 DECLARE

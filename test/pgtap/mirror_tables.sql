@@ -5,14 +5,6 @@ SET client_min_messages = warning;
 SELECT no_plan();
 SELECT current_setting('server_version_num')::int >= 180000 AS virtual_columns \gset
 
--- Rows of either query that the other one lacks.
-CREATE FUNCTION differences(a text, b text) RETURNS bigint LANGUAGE plpgsql AS $$
-DECLARE n bigint;
-BEGIN
-	EXECUTE format('SELECT count(*) FROM ((%1$s EXCEPT ALL %2$s) UNION ALL (%2$s EXCEPT ALL %1$s)) d', '(' || a || ')', '(' || b || ')') INTO n;
-	RETURN n;
-END $$;
-
 -- every kind of index on the new side; what each finds is what a sequential scan finds
 CREATE TABLE ix (id int PRIMARY KEY, tags text[], doc jsonb, words tsvector, during int4range, at point, n int, t text);
 CREATE TABLE ix_new (LIKE ix, hits int DEFAULT 0, PRIMARY KEY (id), CONSTRAINT apart EXCLUDE USING gist (during WITH &&));

@@ -6,14 +6,6 @@ SET client_min_messages = warning;
 SET xmlbinary = base64;
 SELECT no_plan();
 
--- Rows of either query that the other one lacks.
-CREATE FUNCTION differences(a text, b text) RETURNS bigint LANGUAGE plpgsql AS $$
-DECLARE n bigint;
-BEGIN
-	EXECUTE format('SELECT count(*) FROM ((%1$s EXCEPT ALL %2$s) UNION ALL (%2$s EXCEPT ALL %1$s)) d', '(' || a || ')', '(' || b || ')') INTO n;
-	RETURN n;
-END $$;
-
 CREATE TYPE mood AS ENUM ('sad', 'ok');
 CREATE TYPE pair AS (x int, y text);
 CREATE TYPE nested AS (p pair, many pair[]);

@@ -6,14 +6,6 @@ SET client_min_messages = warning;
 SELECT no_plan();
 SELECT current_setting('server_version_num')::int >= 170000 AS merge_returning \gset
 
--- Rows of either query that the other one lacks.
-CREATE FUNCTION differences(a text, b text) RETURNS bigint LANGUAGE plpgsql AS $$
-DECLARE n bigint;
-BEGIN
-	EXECUTE format('SELECT count(*) FROM ((%1$s EXCEPT ALL %2$s) UNION ALL (%2$s EXCEPT ALL %1$s)) d', '(' || a || ')', '(' || b || ')') INTO n;
-	RETURN n;
-END $$;
-
 -- {t}: a table with triggers of its own; {p}, {c}: parent and child, {s}: a tree.  One schema each for the mirrored tables of both sides
 -- and the controls, so that the same text means each of them.
 CREATE FUNCTION make_tables(schema text, key text) RETURNS void LANGUAGE plpgsql AS $$
