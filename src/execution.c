@@ -37,10 +37,11 @@ typedef struct Execution
 	bool		judged;
 	bool		private;
 	List	   *looked_at;		/* OIDs of tables that foreign key checks look at */
+	List	   *mirrored_by;
 } Execution;
 
 static Execution *current = NULL;
-static bool (*explain_violation) (ErrorData *error) = NULL;
+static bool (*explain_violation) (ErrorData *error, List *by) = NULL;
 static ExecutorRun_hook_type next_executor_run = NULL;
 static ExecutorFinish_hook_type next_executor_finish = NULL;
 static ProcessUtility_hook_type next_process_utility = NULL;
@@ -242,17 +243,29 @@ account(QueryDesc *query, const LastRun *ran, const DwMirrored *finished, uint64
 	dw_stats_own(finished, ns);
 }
 
-/* What went wrong in the statement's triggers is thrown on with an explanation, if there is one.  context: to come back to. */
+void
+dw_execution_mirrored(void *by)
+{
+	MemoryContext old;
+
+	if (current == NULL || list_member_ptr(current->mirrored_by, by))
+		return;
+	old = MemoryContextSwitchTo(current->context);
+	current->mirrored_by = lappend(current->mirrored_by, by);
+	MemoryContextSwitchTo(old);
+}
+
+/* What went wrong in the statement's triggers is thrown on with an explanation, if there is one. */
 static void
-throw_explained(MemoryContext context)
+throw_explained(const Execution *execution)
 {
 	ErrorData  *error;
 
-	if (explain_violation == NULL || ERRCODE_TO_CATEGORY(geterrcode()) != ERRCODE_INTEGRITY_CONSTRAINT_VIOLATION)
+	if (execution->mirrored_by == NIL || ERRCODE_TO_CATEGORY(geterrcode()) != ERRCODE_INTEGRITY_CONSTRAINT_VIOLATION)
 		return;
-	MemoryContextSwitchTo(context);
+	MemoryContextSwitchTo(execution->context);
 	error = CopyErrorData();
-	if (!explain_violation(error))
+	if (!explain_violation(error, execution->mirrored_by))
 		return;
 	FlushErrorState();
 	ReThrowError(error);
@@ -283,7 +296,7 @@ executor_finish(QueryDesc *query)
 	{
 		current = execution.outer;
 		(void) dw_stats_end(&before);
-		throw_explained(execution.context);
+		throw_explained(&execution);
 		PG_RE_THROW();
 	}
 	PG_END_TRY();
@@ -319,7 +332,7 @@ process_utility(PlannedStmt *planned, const char *text, bool read_only_tree, Pro
 	{
 		current = execution.outer;
 		(void) dw_stats_end(&before);
-		throw_explained(execution.context);
+		throw_explained(&execution);
 		PG_RE_THROW();
 	}
 	PG_END_TRY();
@@ -330,7 +343,7 @@ process_utility(PlannedStmt *planned, const char *text, bool read_only_tree, Pro
 }
 
 void
-dw_execution_on_violation(bool (*explain) (ErrorData *error))
+dw_execution_on_violation(bool (*explain) (ErrorData *error, List *by))
 {
 	explain_violation = explain;
 }

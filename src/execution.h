@@ -17,11 +17,13 @@ extern bool dw_execution_is_private(Relation rel, Oid target, List *target_leave
  * their own foreign keys do not look.
  */
 extern bool dw_execution_is_initial_copy(void);
+/* The statement whose triggers are being fired has been mirrored by this (a flow, which nobody looks into here). */
+extern void dw_execution_mirrored(void *by);
 /*
  * explain is called for a violation of a constraint that a statement's last triggers have raised; it adds to the error what it knows of
- * it, in the current memory context, and says whether it does.  It must not look anything up.
+ * it, in the current memory context, and says whether it does.  by: all that the statement was mirrored by.  It must not look anything up.
  */
-extern void dw_execution_on_violation(bool (*explain) (ErrorData *error));
+extern void dw_execution_on_violation(bool (*explain) (ErrorData *error, List *by));
 extern void dw_execution_init(void);
 
 #endif							/* DW_EXECUTION_H */

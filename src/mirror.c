@@ -24,7 +24,6 @@
 #include "queue.h"
 #include "statement.h"
 #include "stats.h"
-#include "violation.h"
 
 #include "access/table.h"
 #include "access/xact.h"
@@ -505,7 +504,7 @@ guarded(DwStatement *statement, DwFlow *flow, const DwKey *source_key, DwGather 
 		statement->busy = true;
 		counter = work(statement, flow, source_key, arg);
 		statement->busy = false;
-		dw_violation_note(flow);
+		dw_execution_mirrored(flow);
 		CurrentResourceOwner = saved;
 	}
 	PG_CATCH();
@@ -749,13 +748,13 @@ dw_mirror_broken(DwCompiled *compiled)
 	dw_stats_count(compiled->mapping_id, DW_FORWARD, DW_COUNT_FAILED, 1);
 }
 
-/* Rows of one flow whose key changed, or that left a partition and arrived nowhere. */
 typedef struct Moves
 {
 	List	   *moves;
 	DwKey	   *at;				/* which of them is at work: the key that an error is about */
 } Moves;
 
+/* Rows of one flow whose key changed, or that left a partition and arrived nowhere. */
 static DwCounter
 mirror_moves(DwStatement *statement, DwFlow *flow, const DwKey *source_key, const void *arg)
 {

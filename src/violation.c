@@ -10,30 +10,14 @@
 #include "postgres.h"
 
 #include "execution.h"
+#include "mapping.h"
 #include "violation.h"
 
-#include "access/xact.h"
 #include "utils/builtins.h"
-#include "utils/memutils.h"
-
-/* Flows whose targets this transaction has written; in its memory. */
-static List *written = NIL;
-
-void
-dw_violation_note(DwFlow *flow)
-{
-	MemoryContext old;
-
-	if (written != NIL && (linitial(written) == flow || list_member_ptr(written, flow)))
-		return;
-	old = MemoryContextSwitchTo(TopTransactionContext);
-	written = lcons(flow, written);
-	MemoryContextSwitchTo(old);
-}
 
 /* Looks nothing up: the transaction has failed. */
 static bool
-explain(ErrorData *error)
+explain(ErrorData *error, List *by)
 {
 	const char *table;
 	ListCell   *lc;
@@ -43,7 +27,7 @@ explain(ErrorData *error)
 	if (error->context != NULL && strstr(error->context, "mirror of migration") != NULL)
 		return false;			/* the mirror itself has met it */
 	table = quote_qualified_identifier(error->schema_name, error->table_name);
-	foreach(lc, written)
+	foreach(lc, by)
 	{
 		DwFlow	   *flow = lfirst(lc);
 		const DwMapping *mapping = flow->compiled->mapping;
@@ -60,17 +44,8 @@ explain(ErrorData *error)
 	return false;
 }
 
-static void
-xact_callback(XactEvent event, void *arg)
-{
-	(void) arg;
-	if (event == XACT_EVENT_COMMIT || event == XACT_EVENT_ABORT || event == XACT_EVENT_PREPARE)
-		written = NIL;
-}
-
 void
 dw_violation_init(void)
 {
-	RegisterXactCallback(xact_callback, NULL);
 	dw_execution_on_violation(explain);
 }

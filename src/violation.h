@@ -4,10 +4,9 @@
 #ifndef DW_VIOLATION_H
 #define DW_VIOLATION_H
 
-#include "mapping.h"
+#include "dualwrite.h"
 
-/* The flow's target was written in this transaction.  Called for each row. */
-extern void dw_violation_note(DwFlow *flow);
+/* From now on errors of a statement's last triggers are held against the flows that it was mirrored by (dw_execution_mirrored). */
 extern void dw_violation_init(void);
 
 #endif							/* DW_VIOLATION_H */
