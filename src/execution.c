@@ -37,7 +37,7 @@ typedef struct Execution
 	bool		judged;
 	bool		private;
 	List	   *looked_at;		/* OIDs of tables that foreign key checks look at */
-	List	   *mirrored_by;
+	List	   *mirrored_by;	/* of DwMirroredBy */
 } Execution;
 
 static Execution *current = NULL;
@@ -173,6 +173,7 @@ dw_execution_is_initial_copy(void)
 typedef struct LastRun
 {
 	QueryDesc  *query;
+	instr_time	end;
 	uint64		ns;
 	DwMirrored	mirrored;		/* in the run itself: by BEFORE triggers, in place */
 } LastRun;
@@ -218,7 +219,8 @@ executor_run(QueryDesc *query, ScanDirection direction, uint64 count DW_RUN_ONCE
 	}
 	PG_END_TRY();
 	last_run.query = query;
-	last_run.ns = dw_stats_since(start);
+	INSTR_TIME_SET_CURRENT(last_run.end);
+	last_run.ns = dw_stats_between(start, last_run.end);
 	last_run.mirrored = dw_stats_end(&before);
 }
 
@@ -243,16 +245,28 @@ account(QueryDesc *query, const LastRun *ran, const DwMirrored *finished, uint64
 	dw_stats_own(finished, ns);
 }
 
-void
-dw_execution_mirrored(void *by)
+DwMirroredBy *
+dw_execution_mirrored(const void *by, MemoryContext *context)
 {
+	DwMirroredBy *result;
 	MemoryContext old;
+	ListCell   *lc;
 
-	if (current == NULL || list_member_ptr(current->mirrored_by, by))
-		return;
+	if (current == NULL)
+		return NULL;
+	*context = current->context;
+	foreach(lc, current->mirrored_by)
+	{
+		result = lfirst(lc);
+		if (result->by == by)
+			return result;
+	}
 	old = MemoryContextSwitchTo(current->context);
-	current->mirrored_by = lappend(current->mirrored_by, by);
+	result = palloc0(sizeof(DwMirroredBy));
+	result->by = by;
+	current->mirrored_by = lappend(current->mirrored_by, result);
 	MemoryContextSwitchTo(old);
+	return result;
 }
 
 /* What went wrong in the statement's triggers is thrown on with an explanation, if there is one. */
@@ -271,6 +285,18 @@ throw_explained(const Execution *execution)
 	ReThrowError(error);
 }
 
+/* Mostly that is when the run ended, and there is no need to look at the clock again. */
+static instr_time
+start_of_finish(const QueryDesc *query, const LastRun *ran)
+{
+	instr_time	now;
+
+	if (ran->query == query)
+		return ran->end;
+	INSTR_TIME_SET_CURRENT(now);
+	return now;
+}
+
 static void
 executor_finish(QueryDesc *query)
 {
@@ -285,8 +311,9 @@ executor_finish(QueryDesc *query)
 		finish(query);			/* fires no triggers */
 		return;
 	}
+	last_run.query = NULL;
 	before = dw_stats_begin();
-	INSTR_TIME_SET_CURRENT(start);
+	start = start_of_finish(query, &ran);
 	current = &execution;
 	PG_TRY();
 	{

@@ -17,11 +17,19 @@ extern bool dw_execution_is_private(Relation rel, Oid target, List *target_leave
  * their own foreign keys do not look.
  */
 extern bool dw_execution_is_initial_copy(void);
-/* The statement whose triggers are being fired has been mirrored by this (a flow, which nobody looks into here). */
-extern void dw_execution_mirrored(void *by);
+/* By what a statement is mirrored, as those see it who note it: nobody looks into it here. */
+typedef struct DwMirroredBy
+{
+	const void *by;
+	uint64		rows;
+	void	   *first;
+} DwMirroredBy;
+
+/* That of the statement whose triggers are being fired, all zero when it is new; context: to keep things in.  NULL: nobody knows of a statement. */
+extern DwMirroredBy *dw_execution_mirrored(const void *by, MemoryContext *context);
 /*
  * explain is called for a violation of a constraint that a statement's last triggers have raised; it adds to the error what it knows of
- * it, in the current memory context, and says whether it does.  by: all that the statement was mirrored by.  It must not look anything up.
+ * it, in the current memory context, and says whether it does.  by: of DwMirroredBy, all of the statement.  It must not look anything up.
  */
 extern void dw_execution_on_violation(bool (*explain) (ErrorData *error, List *by));
 extern void dw_execution_init(void);

@@ -24,6 +24,7 @@
 #include "queue.h"
 #include "statement.h"
 #include "stats.h"
+#include "violation.h"
 
 #include "access/table.h"
 #include "access/xact.h"
@@ -428,18 +429,7 @@ mirror_event(DwStatement *statement, DwFlow *flow, const DwKey *source_key, cons
 	return counter;
 }
 
-/* A source key for messages, as users know it.  After an error there can be no subtransaction to compute it in. */
-static char *
-describe_key(DwFlow *flow, const DwKey *source_key)
-{
-	DwKey		key = *source_key;
-
-	if (flow->direction == DW_FORWARD && (dw_key_may_fail(flow) || !dw_key_across(flow, source_key, &key)))
-		return JsonbToCString(NULL, &dw_key_material(flow, source_key)->root, 0);
-	return JsonbToCString(NULL, &dw_key_to_jsonb(flow->compiled, &key)->root, 0);
-}
-
-/* The same for rows that were written together: the key of the one that failed, if that is known. */
+/* The key for rows that were written together: the key of the one that failed, if that is known. */
 static char *
 describe_gathered(DwGather *gather)
 {
@@ -472,7 +462,7 @@ rethrow_with_context(DwFlow *flow, const DwKey *source_key, DwGather *gather)
 					   flow->direction == DW_FORWARD ? "forward" : "reverse", flow->compiled->migration,
 					   mapping->old_name, mapping->new_name,
 					   !dw_error_is_absorbable(edata->sqlerrcode) ? "not shown" :
-					   gather ? describe_gathered(gather) : describe_key(flow, source_key));
+					   gather ? describe_gathered(gather) : dw_violation_key(flow, source_key));
 	edata->context = edata->context ? psprintf("%s\n%s", context, edata->context) : context;
 	if (pg_class_aclcheck(flow->target, GetUserId(), ACL_SELECT) != ACLCHECK_OK ||
 		check_enable_rls(flow->target, InvalidOid, true) == RLS_ENABLED)
@@ -504,7 +494,8 @@ guarded(DwStatement *statement, DwFlow *flow, const DwKey *source_key, DwGather 
 		statement->busy = true;
 		counter = work(statement, flow, source_key, arg);
 		statement->busy = false;
-		dw_execution_mirrored(flow);
+		if (flow->target_has_triggers)
+			dw_violation_note(flow, source_key);
 		CurrentResourceOwner = saved;
 	}
 	PG_CATCH();

@@ -315,8 +315,14 @@ dw_stats_since(instr_time start)
 	instr_time	now;
 
 	INSTR_TIME_SET_CURRENT(now);
-	INSTR_TIME_SUBTRACT(now, start);
-	return (uint64) (INSTR_TIME_GET_DOUBLE(now) * 1e9);
+	return dw_stats_between(start, now);
+}
+
+uint64
+dw_stats_between(instr_time start, instr_time end)
+{
+	INSTR_TIME_SUBTRACT(end, start);
+	return (uint64) (INSTR_TIME_GET_DOUBLE(end) * 1e9);
 }
 
 /* The subtransaction has become part of its parent, and so have its counts. */

@@ -53,6 +53,7 @@ extern void dw_stats_count(int32 mapping_id, DwDirection direction, DwCounter co
 extern void dw_stats_time(int32 mapping_id, DwDirection direction, int64 n, uint64 ns);
 /* ns since then. */
 extern uint64 dw_stats_since(instr_time start);
+extern uint64 dw_stats_between(instr_time start, instr_time end);
 
 typedef struct DwStatsEntry
 {

@@ -3,7 +3,7 @@
  *
  * Foreign keys, and unique constraints that are deferrable, look by triggers of the server, which fire with those of the statement:
  * outside of the mirror, so that an error would name a table that the application has not written, and not why it was written.
- * The rows and the reference at fault are in the server's own detail.
+ * The reference at fault is in the server's own detail; which row has it can be told only where there was one.
  *
  * Checks that are deferred to the end of the transaction run where nobody is asked; they fail as the server has them fail.
  */
@@ -14,6 +14,33 @@
 #include "violation.h"
 
 #include "utils/builtins.h"
+#include "utils/jsonb.h"
+
+void
+dw_violation_note(DwFlow *flow, const DwKey *source_key)
+{
+	MemoryContext context;
+	DwMirroredBy *mirrored = dw_execution_mirrored(flow, &context);
+	MemoryContext old;
+
+	if (mirrored == NULL || mirrored->rows++ > 0 || source_key == NULL)
+		return;
+	old = MemoryContextSwitchTo(context);
+	mirrored->first = palloc(sizeof(DwKey));
+	dw_key_copy(flow->source_desc, flow->source_key, source_key, mirrored->first);
+	MemoryContextSwitchTo(old);
+}
+
+/* There can be no subtransaction to compute it in. */
+char *
+dw_violation_key(DwFlow *flow, const DwKey *source_key)
+{
+	DwKey		key = *source_key;
+
+	if (flow->direction == DW_FORWARD && (dw_key_may_fail(flow) || !dw_key_across(flow, source_key, &key)))
+		return JsonbToCString(NULL, &dw_key_material(flow, source_key)->root, 0);
+	return JsonbToCString(NULL, &dw_key_to_jsonb(flow->compiled, &key)->root, 0);
+}
 
 /* Looks nothing up: the transaction has failed. */
 static bool
@@ -29,15 +56,18 @@ explain(ErrorData *error, List *by)
 	table = quote_qualified_identifier(error->schema_name, error->table_name);
 	foreach(lc, by)
 	{
-		DwFlow	   *flow = lfirst(lc);
+		const DwMirroredBy *mirrored = lfirst(lc);
+		DwFlow	   *flow = unconstify(DwFlow *, (const DwFlow *) mirrored->by);
 		const DwMapping *mapping = flow->compiled->mapping;
 		bool		forward = flow->direction == DW_FORWARD;
 		char	   *context;
 
 		if (strcmp(table, forward ? mapping->new_name : mapping->old_name) != 0)
 			continue;
-		context = psprintf("dualwrite %s mirror of migration \"%s\", mapping from %s to %s, checked at the end of the statement",
-						   forward ? "forward" : "reverse", flow->compiled->migration, mapping->old_name, mapping->new_name);
+		context = psprintf("dualwrite %s mirror of migration \"%s\", mapping from %s to %s, key %s, checked at the end of the statement",
+						   forward ? "forward" : "reverse", flow->compiled->migration, mapping->old_name, mapping->new_name,
+						   mirrored->first == NULL || mirrored->rows > 1 ? "not known, one of several" :
+						   dw_violation_key(flow, mirrored->first));
 		error->context = error->context ? psprintf("%s\n%s", context, error->context) : context;
 		return true;
 	}

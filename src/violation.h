@@ -4,9 +4,13 @@
 #ifndef DW_VIOLATION_H
 #define DW_VIOLATION_H
 
-#include "dualwrite.h"
+#include "mapping.h"
 
-/* From now on errors of a statement's last triggers are held against the flows that it was mirrored by (dw_execution_mirrored). */
+/* The statement has written a row of the flow's target, which has triggers; source_key: NULL where that is not known. */
+extern void dw_violation_note(DwFlow *flow, const DwKey *source_key);
+/* A source key for messages, as users know it, after an error. */
+extern char *dw_violation_key(DwFlow *flow, const DwKey *source_key);
+/* From now on errors of a statement's last triggers are held against the flows that it was mirrored by , as far as these are noted. */
 extern void dw_violation_init(void);
 
 #endif							/* DW_VIOLATION_H */
