@@ -11,6 +11,7 @@
 #include "postgres.h"
 
 #include "lookup.h"
+#include "probe.h"
 #include "stride.h"
 
 #include "access/heapam.h"
@@ -92,7 +93,7 @@ end_scans(DwLeaf *leaf)
 }
 
 static void
-close_leaf(DwLeaf *leaf)
+close_leaf(DwLookup *lookup, DwLeaf *leaf)
 {
 	/* slots first: they hold pins, and references to the relation's descriptor */
 	ExecDropSingleTupleTableSlot(leaf->slot);
@@ -101,7 +102,8 @@ close_leaf(DwLeaf *leaf)
 	if (leaf->writable)
 		ExecCloseIndices(leaf->rri);
 	index_close(leaf->index, NoLock);
-	table_close(leaf->rel, NoLock);
+	if (lookup->partitioned)
+		table_close(leaf->rel, NoLock);
 }
 
 void
@@ -110,7 +112,7 @@ dw_lookup_close(DwLookup *lookup)
 	ListCell   *lc;
 
 	foreach(lc, lookup->leaves)
-		close_leaf(lfirst(lc));
+		close_leaf(lookup, lfirst(lc));
 	lookup->leaves = NIL;
 	ExecResetTupleTable(lookup->estate->es_tupleTable, false);
 	FreeExecutorState(lookup->estate);
@@ -136,7 +138,6 @@ dw_lookup_let_go(DwLookup *lookup)
 			ExecCloseIndices(leaf->rri);
 		leaf->writable = false;
 		index_close(leaf->index, NoLock);
-		table_close(leaf->rel, NoLock);
 		leaf->rri->ri_TrigOldSlot = leaf->rri->ri_TrigNewSlot = NULL;
 	}
 	ExecClearTuple(lookup->key_slot);
@@ -159,7 +160,7 @@ dw_lookup_take_up(DwLookup *lookup)
 	{
 		DwLeaf	   *leaf = lfirst(lc);
 
-		leaf->rel = table_open(leaf->relid, NoLock);
+		leaf->rel = lookup->root;
 		leaf->rri->ri_RelationDesc = leaf->rel;
 		leaf->index = index_open(leaf->index_oid, lookup->lock);
 	}
@@ -223,7 +224,7 @@ dw_lookup_leaf(DwLookup *lookup, Oid relid)
 	old = MemoryContextSwitchTo(lookup->context);
 	leaf = palloc0(sizeof(DwLeaf));
 	leaf->relid = relid;
-	leaf->rel = table_open(relid, lookup->lock);
+	leaf->rel = lookup->partitioned ? table_open(relid, lookup->lock) : lookup->root;
 	index = lookup->partitioned ? leaf_index(leaf->rel, lookup->shape->index) : lookup->shape->index;
 	if (!OidIsValid(index))
 		ereport(ERROR,
@@ -464,13 +465,36 @@ strides(DwLookup *lookup, DwLeaf *leaf)
 	return true;
 }
 
+static DwProbed
+probe_leaf(DwLookup *lookup, DwLeaf *leaf, const DwKey *key)
+{
+	int			ncolumns = lookup->shape->ncolumns;
+	Datum		values[INDEX_MAX_KEYS];
+
+	if (!dw_probe_possible(leaf->rel, leaf->index, ncolumns))
+		return DW_PROBE_UNKNOWN;
+	if (leaf->probe == NULL)
+	{
+		MemoryContext old = MemoryContextSwitchTo(lookup->context);
+
+		leaf->probe = dw_probe_make(leaf->index);
+		MemoryContextSwitchTo(old);
+	}
+	for (int i = 0; i < ncolumns; i++)
+		values[i] = key->values[leaf->key_position[i]];
+	return dw_probe_find(leaf->probe, leaf->rel, leaf->index, values, &lookup->dirty, leaf->slot);
+}
+
 /* As scan_leaf, under the dirty snapshot. */
 static bool
 find_newest(DwLookup *lookup, DwLeaf *leaf, const DwKey *key)
 {
+	DwProbed	probed;
+
 	if (strides(lookup, leaf) && dw_stride_find(leaf->stride, key->values[0], leaf->slot))
 		return true;
-	return scan_leaf(lookup, leaf, key, &lookup->dirty);
+	probed = probe_leaf(lookup, leaf, key);
+	return probed == DW_PROBE_UNKNOWN ? scan_leaf(lookup, leaf, key, &lookup->dirty) : probed == DW_PROBE_FOUND;
 }
 
 /* Let go of the pages that the scans rest on, before waiting or leaving. */

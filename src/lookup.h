@@ -12,7 +12,7 @@
 typedef struct DwLeaf
 {
 	Oid			relid;			/* hash key */
-	Relation	rel;
+	Relation	rel;			/* without partitions: the root, which is opened and closed once */
 	Relation	index;			/* the key's index on this leaf */
 	ResultRelInfo *rri;			/* for partition checks and, once opened for writing, for writes */
 	TupleTableSlot *slot;		/* row last found, in the leaf's layout */
@@ -22,6 +22,7 @@ typedef struct DwLeaf
 	Oid			index_oid;
 	IndexScanDesc scan;			/* kept, and rescanned for each look-up */
 	bool		on_page;		/* it rests on a page */
+	struct DwProbe *probe;		/* finds most rows without the scan; made when first needed */
 	int			looked_up;		/* newest rows, so far */
 	struct DwStride *stride;	/* finds the next one without the scan, when many have been looked up */
 	ScanKeyData scankey[INDEX_MAX_KEYS];

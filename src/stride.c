@@ -19,6 +19,7 @@
 #include "postgres.h"
 
 #include "compat.h"
+#include "probe.h"
 #include "stride.h"
 
 #include "access/heapam.h"
@@ -104,19 +105,6 @@ dw_stride_order(Relation index, SortSupport order)
 												 BTLessStrategyNumber), order);
 }
 
-/* To descend the index by a key that is yet to be put in. */
-static BTScanInsert
-search_key(Relation index)
-{
-	BTScanInsert key = _bt_mkscankey(index, NULL);
-
-	_bt_metaversion(index, &key->heapkeyspace, &key->allequalimage);
-	key->keysz = 1;
-	key->anynullkeys = false;
-	key->scankeys[0].sk_flags &= ~SK_ISNULL;
-	return key;
-}
-
 DwStride *
 dw_stride_begin(Relation rel, Relation index, Snapshot snapshot)
 {
@@ -129,7 +117,7 @@ dw_stride_begin(Relation rel, Relation index, Snapshot snapshot)
 	stride->byval = att->attbyval;
 	stride->length = att->attlen;
 	dw_stride_order(index, &stride->order);
-	stride->from = search_key(index);
+	stride->from = dw_search_key(index);
 	stride->fetch = table_index_fetch_begin(rel);
 	stride->snapshot = snapshot;
 	stride->key_memory = AllocSetContextCreate(CurrentMemoryContext, "dualwrite hints", ALLOCSET_SMALL_SIZES);
@@ -164,25 +152,6 @@ is_worthwhile(DwStride *stride)
 		stride->wasted = 0;
 	stride->wanted = stride->hits * 2 > stride->nhints ? Min(stride->wanted * 2, MAX_HINTS) : MIN_HINTS;
 	return stride->wasted < MAX_WASTED;
-}
-
-/* The first entry of the leaf page that does not come before the key. */
-static OffsetNumber
-first_entry(DwStride *stride, Page page)
-{
-	OffsetNumber low = P_FIRSTDATAKEY(BTPageGetOpaque(page));
-	OffsetNumber high = OffsetNumberNext(PageGetMaxOffsetNumber(page));
-
-	while (low < high)
-	{
-		OffsetNumber middle = low + (high - low) / 2;
-
-		if (_bt_compare(stride->index, stride->from, page, middle) > 0)
-			low = OffsetNumberNext(middle);
-		else
-			high = middle;
-	}
-	return low;
 }
 
 static void
@@ -243,7 +212,7 @@ read_hints(DwStride *stride, Datum key)
 		BTPageOpaque opaque = BTPageGetOpaque(page);
 
 		if (!P_IGNORE(opaque))
-			read_page(stride, page, pages == 0 ? first_entry(stride, page) : P_FIRSTDATAKEY(opaque));
+			read_page(stride, page, pages == 0 ? dw_first_entry(stride->index, stride->from, page) : P_FIRSTDATAKEY(opaque));
 		if (P_RIGHTMOST(opaque) || stride->nhints == stride->wanted || ++pages == MAX_PAGES)
 			break;
 		buffer = _bt_relandgetbuf(stride->index, buffer, opaque->btpo_next, BT_READ);
