@@ -314,7 +314,7 @@ dw_source_key(DwFlow *flow, const DwKey *key, DwKey *source_key)
 {
 	if (flow->direction == DW_FORWARD)
 		return dw_old_key(flow->compiled, key, source_key);
-	*source_key = *key;
+	dw_key_set(flow->source_key, key, source_key);
 	return true;
 }
 
@@ -323,6 +323,6 @@ dw_target_key(DwFlow *flow, const DwKey *key, DwKey *target_key)
 {
 	if (flow->direction == DW_REVERSE)
 		return dw_old_key(flow->compiled, key, target_key);
-	*target_key = *key;
+	dw_key_set(flow->target_key, key, target_key);
 	return true;
 }

@@ -181,6 +181,13 @@ extern bool dw_key_of_old(DwCompiled *compiled, const DwKey *old_key, DwKey *key
 extern void dw_key_of_new(DwCompiled *compiled, TupleTableSlot *new_row, DwKey *key);
 /* Key columns of a row; false when one is null. */
 extern bool dw_key_of_row(const DwKeyShape *shape, TupleTableSlot *row, DwKey *key);
+/* The same values, wherever they are: a key need be no larger than it has columns. */
+static inline void
+dw_key_set(const DwKeyShape *shape, const DwKey *from, DwKey *to)
+{
+	memcpy(to->values, from->values, shape->ncolumns * sizeof(Datum));
+}
+
 /* Copy key values of a table with this descriptor into the current memory context. */
 extern void dw_key_copy(TupleDesc desc, const DwKeyShape *shape, const DwKey *from, DwKey *to);
 /* The mapping's key on the source / the target side of the flow; false as above. */

@@ -39,8 +39,8 @@
 #include "utils/rel.h"
 #include "utils/rls.h"
 
-/* Keys that a statement puts off before they are settled without waiting for its end, some 5 MB and 50 MB of them. */
-#define MAX_POSTPONED	10000
+/* Keys that a statement puts off before they are settled without waiting for its end, each some 100 bytes. */
+#define MAX_POSTPONED	100000
 #define MAX_MOVES		100000
 
 /* Rows that a statement writes one by one, as most statements end there; further ones may be gathered. */
@@ -233,7 +233,7 @@ mirror_key_change(DwStatement *statement, DwFlow *flow, const DwRowEvent *event,
 static bool
 comes_after_moves(const DwStatement *statement, const DwFlow *flow)
 {
-	return flow->target_has_rivals && statement->moves != NIL;
+	return flow->target_has_rivals && statement->moves.keys != NIL;
 }
 
 /*
@@ -332,14 +332,14 @@ take_moving(DwStatement *statement, DwFlow *flow, DwKey *from)
 {
 	ListCell   *lc;
 
-	foreach(lc, statement->moving)
+	foreach(lc, statement->moving.keys)
 	{
 		DwPostponed *moving = lfirst(lc);
 
 		if (moving->mapping_id == flow->compiled->mapping_id && moving->direction == flow->direction)
 		{
-			*from = moving->source_key;
-			statement->moving = foreach_delete_current(statement->moving, lc);
+			dw_key_set(flow->source_key, moving->source_key, from);
+			statement->moving.keys = foreach_delete_current(statement->moving.keys, lc);
 			return true;
 		}
 	}
@@ -352,8 +352,13 @@ mirror_insert(DwStatement *statement, DwFlow *flow, const DwKey *source_key, con
 	DwKey		from;
 
 	dw_inserts_event(event->table->root);
-	if (statement->moving != NIL && take_moving(statement, flow, &from))
-		return mirror_key_change(statement, flow, event, &from, source_key);
+	if (statement->moving.keys != NIL && take_moving(statement, flow, &from))
+	{
+		DwCounter	counter = mirror_key_change(statement, flow, event, &from, source_key);
+
+		dw_pending_free(&statement->moving);
+		return counter;
+	}
 	if (comes_after_moves(statement, flow))
 	{
 		(void) mirror_key_change(statement, flow, event, source_key, source_key);
@@ -583,7 +588,7 @@ gather_for(DwStatement *statement, DwFlow *flow, const DwRowEvent *event)
 	bool		deleting = TRIGGER_FIRED_BY_DELETE(event->event);
 
 	if (statement->events <= MAX_SINGLE || statement->interrupted >= MAX_INTERRUPTED ||
-		event->stale || event->moving || event->truncated || statement->moving != NIL ||
+		event->stale || event->moving || event->truncated || statement->moving.keys != NIL ||
 		!(deleting || TRIGGER_FIRED_BY_INSERT(event->event)) ||
 		!event->table->flushed || IsLogicalWorker() || dw_nesting() > 0)
 		return NULL;
@@ -675,12 +680,12 @@ settle_early(void)
 	DwStatement *statement = dw_statement_find();
 
 	if (statement == NULL ||
-		(list_length(statement->moves) < MAX_MOVES && list_length(statement->postponed) < MAX_POSTPONED))
+		(list_length(statement->moves.keys) < MAX_MOVES && list_length(statement->postponed.keys) < MAX_POSTPONED))
 		return;
 	flush_gathered(statement);
-	if (list_length(statement->moves) >= MAX_MOVES)
+	if (list_length(statement->moves.keys) >= MAX_MOVES)
 		finish_moves(statement, 0);
-	if (list_length(statement->postponed) >= MAX_POSTPONED)
+	if (list_length(statement->postponed.keys) >= MAX_POSTPONED)
 		dw_postponed_settle(statement);
 }
 
@@ -756,7 +761,7 @@ mirror_moves(DwStatement *statement, DwFlow *flow, const DwKey *source_key, cons
 	dw_propagate_moves(statement, moves->moves, moves->at);
 	foreach(lc, moves->moves)
 	{
-		*moves->at = ((DwPostponed *) lfirst(lc))->source_key;
+		dw_key_set(flow->source_key, ((DwPostponed *) lfirst(lc))->source_key, moves->at);
 		refuse_outside(statement, flow, moves->at);
 	}
 	return DW_COUNT_UPDATE;
@@ -798,8 +803,8 @@ take_moves_of_one_flow(List **moves)
 static void
 finish_moves(DwStatement *statement, int depth)
 {
-	List	   *moves = dw_pending_take_moves(statement, depth);
-	List	   *departed = dw_pending_take_moving(statement, depth);
+	List	   *moves = dw_pending_take(&statement->moves, depth);
+	List	   *departed = dw_pending_take(&statement->moving, depth);
 	ListCell   *lc;
 
 	while (moves != NIL)
@@ -807,11 +812,14 @@ finish_moves(DwStatement *statement, int depth)
 		List	   *of_flow = take_moves_of_one_flow(&moves);
 		DwPostponed *first = linitial(of_flow);
 		DwCompiled *compiled = dw_compiled_get(first->mapping_id);
-		DwKey		at = first->source_key;
+		DwFlow	   *flow = compiled ? &compiled->flow[first->direction] : NULL;
+		DwKey		at;
 		Moves		moves_of_flow = {of_flow, &at};
 
-		if (compiled != NULL)
-			mirror_guarded(statement, &compiled->flow[first->direction], &at, mirror_moves, &moves_of_flow);
+		if (flow == NULL)
+			continue;
+		dw_key_set(flow->source_key, first->source_key, &at);
+		mirror_guarded(statement, flow, &at, mirror_moves, &moves_of_flow);
 	}
 	foreach(lc, departed)
 	{
@@ -819,16 +827,18 @@ finish_moves(DwStatement *statement, int depth)
 		DwCompiled *compiled = dw_compiled_get(departure->mapping_id);
 
 		if (compiled != NULL)
-			mirror_guarded(statement, &compiled->flow[departure->direction], &departure->source_key,
+			mirror_guarded(statement, &compiled->flow[departure->direction], departure->source_key,
 						   mirror_departure, NULL);
 	}
+	dw_pending_free(&statement->moves);
+	dw_pending_free(&statement->moving);
 }
 
 /* What foreign keys of the target have done is final on the source side, too. */
 static void
 finish_cascaded(DwStatement *statement, int depth)
 {
-	List	   *cascaded = dw_pending_take_cascaded(statement, depth);
+	List	   *cascaded = dw_pending_take(&statement->cascaded, depth);
 	ListCell   *lc;
 
 	foreach(lc, cascaded)
@@ -840,10 +850,11 @@ finish_cascaded(DwStatement *statement, int depth)
 		if (flow == NULL)
 			continue;
 		if (dw_postpones(flow))
-			(void) dw_postpone(statement, flow, NULL, &written->source_key);
+			(void) dw_postpone(statement, flow, NULL, written->source_key);
 		else
-			mirror_guarded(statement, flow, &written->source_key, mirror_departure, NULL);
+			mirror_guarded(statement, flow, written->source_key, mirror_departure, NULL);
 	}
+	dw_pending_free(&statement->cascaded);
 }
 
 /* false: what foreign keys have done still waits. */
@@ -852,18 +863,18 @@ finish(DwStatement *statement, int depth)
 {
 	do
 	{
-		if (dw_pending_any(statement->moves, depth) || dw_pending_any(statement->moving, depth))
+		if (dw_pending_any(&statement->moves, depth) || dw_pending_any(&statement->moving, depth))
 			finish_moves(statement, depth);
-		if (statement->postponed != NIL)
+		if (statement->postponed.keys != NIL)
 			dw_postponed_settle(statement);
-		if (dw_pending_any(statement->cascaded, depth))
+		if (dw_pending_any(&statement->cascaded, depth))
 		{
 			if (dw_cascade_waits(statement))
 				return false;
 			finish_cascaded(statement, depth);
 		}
-	} while (dw_pending_any(statement->moves, depth) || dw_pending_any(statement->moving, depth) ||
-			 statement->postponed != NIL || dw_pending_any(statement->cascaded, depth));
+	} while (dw_pending_any(&statement->moves, depth) || dw_pending_any(&statement->moving, depth) ||
+			 statement->postponed.keys != NIL || dw_pending_any(&statement->cascaded, depth));
 	return true;
 }
 
@@ -878,7 +889,7 @@ dw_mirror_flush(void)
 	dw_gather_end(statement);
 	/* the call is known by the statement that waits for it, and that may be one around this one */
 	if (finish(statement, dw_trigger_depth()) && !statement->call_queued &&
-		statement->moves == NIL && statement->moving == NIL && statement->cascaded == NIL)
+		statement->moves.keys == NIL && statement->moving.keys == NIL && statement->cascaded.keys == NIL)
 		dw_statement_close(statement);
 }
 

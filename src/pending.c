@@ -71,28 +71,28 @@ find(HTAB *by_key, DwFlow *flow, const DwKey *key, bool moves)
 		if (one->done || one->mapping_id != flow->compiled->mapping_id || one->direction != flow->direction ||
 			(moves && !one->moved))
 			continue;
-		if (dw_pending_same_key(flow, &one->source_key, key) ||
-			(!moves && one->moved && dw_pending_same_key(flow, &one->from_key, key)))
+		if (dw_pending_same_key(flow, one->source_key, key) ||
+			(!moves && one->moved && dw_pending_same_key(flow, one->from_key, key)))
 			return one;
 	}
 	return NULL;
 }
 
 static void
-note(DwStatement *statement, HTAB **by_key, DwFlow *flow, const DwKey *key, DwPostponed *one)
+note(DwPending *pending, DwFlow *flow, const DwKey *key, DwPostponed *one)
 {
 	uint32		hash = hash_of(flow, key);
-	MemoryContext old = MemoryContextSwitchTo(statement->context);
+	MemoryContext old = MemoryContextSwitchTo(pending->memory);
 	Candidates *candidates;
 	bool		found;
 
-	if (*by_key == NULL)
+	if (pending->by_key == NULL)
 	{
-		HASHCTL		ctl = {.keysize = sizeof(uint32), .entrysize = sizeof(Candidates), .hcxt = statement->context};
+		HASHCTL		ctl = {.keysize = sizeof(uint32), .entrysize = sizeof(Candidates), .hcxt = pending->memory};
 
-		*by_key = hash_create("dualwrite pending keys", 64, &ctl, HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
+		pending->by_key = hash_create("dualwrite pending keys", 64, &ctl, HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
 	}
-	candidates = hash_search(*by_key, &hash, HASH_ENTER, &found);
+	candidates = hash_search(pending->by_key, &hash, HASH_ENTER, &found);
 	candidates->pending = lappend(found ? candidates->pending : NIL, one);
 	MemoryContextSwitchTo(old);
 }
@@ -100,21 +100,21 @@ note(DwStatement *statement, HTAB **by_key, DwFlow *flow, const DwKey *key, DwPo
 void
 dw_pending_move(DwStatement *statement, DwFlow *flow, const DwKey *from, const DwKey *to)
 {
-	DwPostponed *move = find(statement->moves_by_key, flow, from, true);
+	DwPostponed *move = find(statement->moves.by_key, flow, from, true);
 
 	if (move != NULL)
 	{
-		MemoryContext old = MemoryContextSwitchTo(statement->context);
+		MemoryContext old = MemoryContextSwitchTo(statement->moves.memory);
 
-		dw_key_copy(flow->source_desc, flow->source_key, to, &move->source_key);
+		dw_key_copy(flow->source_desc, flow->source_key, to, move->source_key);
 		MemoryContextSwitchTo(old);
 	}
 	else
 	{
 		move = dw_statement_postpone_move(statement, &statement->moves, flow, from, to);
-		note(statement, &statement->moves_by_key, flow, from, move);
+		note(&statement->moves, flow, from, move);
 	}
-	note(statement, &statement->moves_by_key, flow, to, move);
+	note(&statement->moves, flow, to, move);
 }
 
 void
@@ -122,36 +122,39 @@ dw_pending_cascaded(DwStatement *statement, DwFlow *flow, const DwKey *source_ke
 {
 	DwPostponed *written;
 
-	if (find(statement->cascaded_by_key, flow, source_key, false) != NULL)
+	if (find(statement->cascaded.by_key, flow, source_key, false) != NULL)
 		return;
 	written = dw_statement_postpone(statement, &statement->cascaded, flow, source_key);
 	written->depth = depth;
-	note(statement, &statement->cascaded_by_key, flow, source_key, written);
+	note(&statement->cascaded, flow, source_key, written);
 }
 
 bool
 dw_pending_includes(DwStatement *statement, DwFlow *flow, const DwKey *source_key)
 {
-	return find(statement->moves_by_key, flow, source_key, false) != NULL ||
-		find(statement->cascaded_by_key, flow, source_key, false) != NULL;
+	return find(statement->moves.by_key, flow, source_key, false) != NULL ||
+		find(statement->cascaded.by_key, flow, source_key, false) != NULL;
 }
 
 /* What waits for an inner statement came later than what waits for an outer one that is not over. */
 bool
-dw_pending_any(List *pending, int depth)
+dw_pending_any(const DwPending *pending, int depth)
 {
-	return pending != NIL && ((DwPostponed *) llast(pending))->depth >= depth;
+	return pending->keys != NIL && ((DwPostponed *) llast(pending->keys))->depth >= depth;
 }
 
-static List *
-take(DwStatement *statement, List **pending, HTAB **by_key, int depth)
+List *
+dw_pending_take(DwPending *pending, int depth)
 {
-	MemoryContext old = MemoryContextSwitchTo(statement->context);
+	MemoryContext old;
 	List	   *taken = NIL;
 	List	   *left = NIL;
 	ListCell   *lc;
 
-	foreach(lc, *pending)
+	if (pending->keys == NIL)
+		return NIL;
+	old = MemoryContextSwitchTo(pending->memory);
+	foreach(lc, pending->keys)
 	{
 		DwPostponed *one = lfirst(lc);
 
@@ -161,30 +164,21 @@ take(DwStatement *statement, List **pending, HTAB **by_key, int depth)
 		else
 			left = lappend(left, one);
 	}
-	*pending = left;
-	if (left == NIL && by_key != NULL && *by_key != NULL)
+	list_free(pending->keys);
+	pending->keys = left;
+	if (left == NIL && pending->by_key != NULL)
 	{
-		hash_destroy(*by_key);
-		*by_key = NULL;
+		hash_destroy(pending->by_key);
+		pending->by_key = NULL;
 	}
 	MemoryContextSwitchTo(old);
 	return taken;
 }
 
-List *
-dw_pending_take_moves(DwStatement *statement, int depth)
+void
+dw_pending_free(DwPending *pending)
 {
-	return take(statement, &statement->moves, &statement->moves_by_key, depth);
-}
-
-List *
-dw_pending_take_moving(DwStatement *statement, int depth)
-{
-	return take(statement, &statement->moving, NULL, depth);
-}
-
-List *
-dw_pending_take_cascaded(DwStatement *statement, int depth)
-{
-	return take(statement, &statement->cascaded, &statement->cascaded_by_key, depth);
+	/* more may have come while the others were brought to agreement */
+	if (pending->keys == NIL && pending->memory != NULL)
+		MemoryContextReset(pending->memory);
 }

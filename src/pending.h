@@ -14,11 +14,11 @@ extern void dw_pending_move(DwStatement *statement, DwFlow *flow, const DwKey *f
 extern void dw_pending_cascaded(DwStatement *statement, DwFlow *flow, const DwKey *source_key, int depth);
 /* Is this key one of them, whatever its row is by then? */
 extern bool dw_pending_includes(DwStatement *statement, DwFlow *flow, const DwKey *source_key);
-/* Does any of them (moves, cascaded) wait for the end of a statement as deep as this, or deeper? */
-extern bool dw_pending_any(List *pending, int depth);
-/* Those of the moves, of rows between two partitions, or of what foreign keys have written, in the order in which they came. */
-extern List *dw_pending_take_moves(DwStatement *statement, int depth);
-extern List *dw_pending_take_moving(DwStatement *statement, int depth);
-extern List *dw_pending_take_cascaded(DwStatement *statement, int depth);
+/* Does any of them wait for the end of a statement as deep as this, or deeper? */
+extern bool dw_pending_any(const DwPending *pending, int depth);
+/* Those that do, in the order in which they came; they wait no more. */
+extern List *dw_pending_take(DwPending *pending, int depth);
+/* What has been taken is done with. */
+extern void dw_pending_free(DwPending *pending);
 
 #endif							/* DW_PENDING_H */

@@ -87,23 +87,23 @@ settle(void *arg)
 		if (flow == NULL)
 			continue;
 		if (postponed->truncated)
-			postponed->counter = dw_propagate_truncated(statement, flow, &postponed->source_key);
+			postponed->counter = dw_propagate_truncated(statement, flow, postponed->source_key);
 		else if (postponed->impatient)
-			postponed->counter = dw_propagate_unless_busy(statement, flow, &postponed->source_key);
+			postponed->counter = dw_propagate_unless_busy(statement, flow, postponed->source_key);
 		else
-			postponed->counter = dw_propagate_key(statement, flow, &postponed->source_key);
+			postponed->counter = dw_propagate_key(statement, flow, postponed->source_key);
 	}
 	statement->busy = false;
 	/* undone with us or not: they are only looked at */
-	foreach(lc, statement->cascaded)
+	foreach(lc, statement->cascaded.keys)
 	{
 		DwPostponed *written = lfirst(lc);
 
 		if (flow_of(written) != NULL)
-			dw_pending_cascaded(settling->outer, flow_of(written), &written->source_key, written->depth);
+			dw_pending_cascaded(settling->outer, flow_of(written), written->source_key, written->depth);
 	}
 	/* what follows these writes may have been put off in turn */
-	if (statement->postponed != NIL)
+	if (statement->postponed.keys != NIL)
 		dw_postponed_settle(statement);
 	dw_statement_close(statement);
 	/* what triggers of the target write must leave the row alone that the next mapping is still to be given */
@@ -143,8 +143,8 @@ enqueue(const DwPostponed *postponed, const DwError *error)
 	if (flow == NULL)
 		return;
 	if (postponed->moved)
-		enqueue_key(flow, &postponed->from_key, error);
-	enqueue_key(flow, &postponed->source_key, error);
+		enqueue_key(flow, postponed->from_key, error);
+	enqueue_key(flow, postponed->source_key, error);
 	dw_stats_count(flow->compiled->mapping_id, flow->direction, DW_COUNT_QUEUED, 1);
 	/* a parent that is still to be backfilled says nothing about the mapping */
 	if (error != NULL && !(flow->compiled->early_children && is_missing_parent(error->sqlstate)))
@@ -189,7 +189,7 @@ part_of(List *keys, int from, int to)
 
 /*
  * Keys of one policy, all in one subtransaction; where that fails, in two halves, and so on, until the keys that fail are
- * alone: they are queued.  A bad one in ten thousand costs some thirty subtransactions.
+ * alone: they are queued.  A bad one in a hundred thousand costs some thirty subtransactions.
  */
 static void
 settle_all(DwStatement *statement, List *keys, bool undo)
@@ -221,12 +221,11 @@ settle_all(DwStatement *statement, List *keys, bool undo)
 void
 dw_postponed_settle(DwStatement *statement)
 {
-	List	   *keys = statement->postponed;
+	List	   *keys = dw_pending_take(&statement->postponed, 0);
 	List	   *inline_keys = NIL;
 	List	   *discarded = NIL;
 	ListCell   *lc;
 
-	statement->postponed = NIL;
 	foreach(lc, keys)
 	{
 		DwPostponed *postponed = lfirst(lc);
@@ -243,14 +242,14 @@ dw_postponed_settle(DwStatement *statement)
 	}
 	settle_all(statement, inline_keys, false);
 	settle_all(statement, discarded, true);
+	dw_pending_free(&statement->postponed);
 }
 
 void
 dw_postponed_enqueue(DwStatement *statement)
 {
-	enqueue_all(statement->postponed, NULL);
-	enqueue_all(statement->moving, NULL);
-	enqueue_all(statement->moves, NULL);
-	enqueue_all(statement->cascaded, NULL);
-	statement->postponed = statement->moving = statement->moves = statement->cascaded = NIL;
+	enqueue_all(dw_pending_take(&statement->postponed, 0), NULL);
+	enqueue_all(dw_pending_take(&statement->moving, 0), NULL);
+	enqueue_all(dw_pending_take(&statement->moves, 0), NULL);
+	enqueue_all(dw_pending_take(&statement->cascaded, 0), NULL);
 }

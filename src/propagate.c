@@ -74,8 +74,9 @@ dw_propagate_unless_busy(DwStatement *statement, DwFlow *flow, const DwKey *sour
 	ResourceOwner saved = CurrentResourceOwner;
 	DwConverge *converge;
 	DwConverged result;
-	DwKey		key = *source_key;
+	DwKey		key;
 
+	dw_key_set(flow->source_key, source_key, &key);
 	CurrentResourceOwner = statement->owner;
 	converge = dw_statement_converge_nowait(statement, flow);
 	result = dw_converge_source(converge, source_key);
@@ -199,9 +200,9 @@ move_row(DwStatement *statement, DwFlow *flow, const DwPostponed *move)
 	DwLeaf	   *leaf;
 
 	if (converge->source == NULL ||
-		dw_lookup_newest(converge->source, &move->source_key, true, true, &leaf) != DW_FIND_FOUND ||
+		dw_lookup_newest(converge->source, move->source_key, true, true, &leaf) != DW_FIND_FOUND ||
 		!dw_project_mapped(flow, dw_leaf_row(converge->source, leaf), target->row, NULL) ||
-		!dw_key_across(flow, &move->from_key, &target_from) ||
+		!dw_key_across(flow, move->from_key, &target_from) ||
 		(dw_statement_shares_target(flow) && dw_sibling_takes_over(converge, &target_from)))
 		return false;
 	return dw_target_move(target, &target_from, target->row) != DW_APPLIED_NOTHING;
@@ -219,8 +220,10 @@ move_rows(DwStatement *statement, List *moves, bool backwards, DwKey *at)
 		DwPostponed *move = list_nth(moves, backwards ? n - 1 - i : i);
 		DwFlow	   *flow = flow_of(move);
 
-		*at = move->source_key;
-		if (flow != NULL && !move_row(statement, flow, move))
+		if (flow == NULL)
+			continue;
+		dw_key_set(flow->source_key, move->source_key, at);
+		if (!move_row(statement, flow, move))
 			left = backwards ? lcons(move, left) : lappend(left, move);
 	}
 	return left;
@@ -249,12 +252,12 @@ dw_propagate_moves(DwStatement *statement, List *moves, DwKey *at)
 
 		if (flow == NULL)
 			continue;
-		*at = move->source_key;
-		converge_key(statement, flow, &move->from_key);
-		converge_key(statement, flow, &move->source_key);
-		dw_propagate_fillers(statement, flow, &move->source_key);
-		dw_propagate_followers(statement, flow, &move->from_key);
-		dw_propagate_followers(statement, flow, &move->source_key);
+		dw_key_set(flow->source_key, move->source_key, at);
+		converge_key(statement, flow, move->from_key);
+		converge_key(statement, flow, move->source_key);
+		dw_propagate_fillers(statement, flow, move->source_key);
+		dw_propagate_followers(statement, flow, move->from_key);
+		dw_propagate_followers(statement, flow, move->source_key);
 	}
 	CurrentResourceOwner = saved;
 }

@@ -190,8 +190,9 @@ find_dependency(const DwMapping *mapping, int32 id)
 static void
 queue_if_different(DwFlow *flow, const DwKey *source_key)
 {
-	DwKey		key = *source_key;
+	DwKey		key;
 
+	dw_key_set(flow->source_key, source_key, &key);
 	if (flow->direction == DW_FORWARD &&
 		(!dw_key_of_old(flow->compiled, source_key, &key) || dw_compare_key(comparing, &key, false) == NULL))
 		return;

@@ -200,29 +200,43 @@ dw_statement_shares_target(DwFlow *flow)
 	return flow->shares_target;
 }
 
-DwPostponed *
-dw_statement_postpone(DwStatement *statement, List **list, DwFlow *flow, const DwKey *source_key)
+/* Of a key that may be kept by the hundred thousand, only what there is. */
+static DwKey *
+small_copy(DwFlow *flow, const DwKey *key)
 {
-	MemoryContext old = MemoryContextSwitchTo(statement->context);
-	DwPostponed *postponed = palloc0(sizeof(DwPostponed));
+	DwKey	   *copy = palloc(offsetof(DwKey, values) + flow->source_key->ncolumns * sizeof(Datum));
 
+	dw_key_copy(flow->source_desc, flow->source_key, key, copy);
+	return copy;
+}
+
+DwPostponed *
+dw_statement_postpone(DwStatement *statement, DwPending *pending, DwFlow *flow, const DwKey *source_key)
+{
+	MemoryContext old;
+	DwPostponed *postponed;
+
+	if (pending->memory == NULL)
+		pending->memory = AllocSetContextCreate(statement->context, "dualwrite pending", ALLOCSET_DEFAULT_SIZES);
+	old = MemoryContextSwitchTo(pending->memory);
+	postponed = palloc0(sizeof(DwPostponed));
 	postponed->mapping_id = flow->compiled->mapping_id;
 	postponed->direction = flow->direction;
 	postponed->depth = dw_trigger_depth();
-	dw_key_copy(flow->source_desc, flow->source_key, source_key, &postponed->source_key);
-	*list = lappend(*list, postponed);
+	postponed->source_key = small_copy(flow, source_key);
+	pending->keys = lappend(pending->keys, postponed);
 	MemoryContextSwitchTo(old);
 	return postponed;
 }
 
 DwPostponed *
-dw_statement_postpone_move(DwStatement *statement, List **list, DwFlow *flow, const DwKey *from, const DwKey *to)
+dw_statement_postpone_move(DwStatement *statement, DwPending *pending, DwFlow *flow, const DwKey *from, const DwKey *to)
 {
-	DwPostponed *postponed = dw_statement_postpone(statement, list, flow, to);
-	MemoryContext old = MemoryContextSwitchTo(statement->context);
+	DwPostponed *postponed = dw_statement_postpone(statement, pending, flow, to);
+	MemoryContext old = MemoryContextSwitchTo(pending->memory);
 
 	postponed->moved = true;
-	dw_key_copy(flow->source_desc, flow->source_key, from, &postponed->from_key);
+	postponed->from_key = small_copy(flow, from);
 	MemoryContextSwitchTo(old);
 	return postponed;
 }

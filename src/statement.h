@@ -19,10 +19,18 @@ typedef struct DwPostponed
 	int			depth;			/* of triggers: the statement that it waits for the end of */
 	bool		done;			/* waits no more */
 	bool		moved;			/* from another key: */
-	DwKey		from_key;
-	DwKey		source_key;		/* copied, as is from_key */
+	DwKey	   *from_key;		/* copied, no larger than the key, as is */
+	DwKey	   *source_key;
 	DwCounter	counter;		/* what bringing it to agreement counts as */
 } DwPostponed;
+
+/* Keys that wait, with memory of their own, as there may be very many in turn. */
+typedef struct DwPending
+{
+	List	   *keys;			/* of DwPostponed */
+	MemoryContext memory;
+	struct HTAB *by_key;		/* private to pending.c */
+} DwPending;
 
 /*
  * One for each subtransaction in which mirrors have run since its last statement ended, and a further one for what is
@@ -35,13 +43,11 @@ typedef struct DwStatement
 	ResourceOwner owner;		/* of everything kept open: the subtransaction's */
 	MemoryContext context;
 	List	   *open;			/* private */
-	List	   *postponed;		/* of DwPostponed */
+	DwPending	postponed;
 	int			following;		/* depth of writes that follow others */
-	List	   *moving;			/* of DwPostponed: rows between the two halves of a move to another partition */
-	List	   *moves;			/* of DwPostponed: rows whose key changed, when nothing is absorbed */
-	struct HTAB *moves_by_key;	/* private to pending.c, as is the next */
-	struct HTAB *cascaded_by_key;
-	List	   *cascaded;		/* of DwPostponed: rows whose counterparts foreign keys of the target have written */
+	DwPending	moving;			/* rows between the two halves of a move to another partition */
+	DwPending	moves;			/* rows whose key changed, when nothing is absorbed */
+	DwPending	cascaded;		/* rows whose counterparts foreign keys of the target have written */
 	uint64		events;			/* mirrored so far */
 	Oid			version_of;		/* table (or leaf) of the last version that an event left behind, and where that is */
 	ItemPointerData version;
@@ -75,8 +81,8 @@ extern List *dw_statement_followers(DwFlow *flow);
 /* dw_fillers_of and dw_shares_target, remembered. */
 extern List *dw_statement_fillers(DwFlow *flow);
 extern bool dw_statement_shares_target(DwFlow *flow);
-extern DwPostponed *dw_statement_postpone(DwStatement *statement, List **list, DwFlow *flow, const DwKey *source_key);
-extern DwPostponed *dw_statement_postpone_move(DwStatement *statement, List **list, DwFlow *flow,
+extern DwPostponed *dw_statement_postpone(DwStatement *statement, DwPending *pending, DwFlow *flow, const DwKey *source_key);
+extern DwPostponed *dw_statement_postpone_move(DwStatement *statement, DwPending *pending, DwFlow *flow,
 											   const DwKey *from, const DwKey *to);
 /* Do events of this flow wait for the end of the statement, their errors to be absorbed? */
 extern bool dw_postpones(const DwFlow *flow);

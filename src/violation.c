@@ -35,8 +35,9 @@ dw_violation_note(DwFlow *flow, const DwKey *source_key)
 char *
 dw_violation_key(DwFlow *flow, const DwKey *source_key)
 {
-	DwKey		key = *source_key;
+	DwKey		key;
 
+	dw_key_set(flow->source_key, source_key, &key);
 	if (flow->direction == DW_FORWARD && (dw_key_may_fail(flow) || !dw_key_across(flow, source_key, &key)))
 		return JsonbToCString(NULL, &dw_key_material(flow, source_key)->root, 0);
 	return JsonbToCString(NULL, &dw_key_to_jsonb(flow->compiled, &key)->root, 0);

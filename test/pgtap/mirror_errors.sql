@@ -160,6 +160,31 @@ SELECT is(xids_of('UPDATE st SET v = ''w'''), 1::bigint, 'for UPDATE'); SELECT i
 SELECT is(xids_of('WITH d AS (DELETE FROM st WHERE id < 1100 RETURNING id) UPDATE st SET v = ''x'' WHERE id > 1200'), 2::bigint, 'for each of two in one statement');
 SELECT is(xids_of('MERGE INTO st USING generate_series(1200, 1600) s ON s = id WHEN MATCHED AND id > 1400 THEN DELETE WHEN MATCHED THEN UPDATE SET v = ''m'' WHEN NOT MATCHED THEN INSERT VALUES (s, ''n'')'), 1::bigint, 'for MERGE'); SELECT is(xids_of('DELETE FROM st'), 1::bigint, 'for DELETE');
 SELECT is(xids_of('UPDATE st SET v = v'), 0::bigint, 'and none where there is nothing to mirror');
+SELECT is(xids_of('INSERT INTO st SELECT g, ''v'' FROM generate_series(1, 40000) g'), 1::bigint, 'nor more for very many rows');
+SELECT is(xids_of('DELETE FROM st'), 1::bigint, 'that go, too');
+
+-- what a statement keeps of the rows that it puts off is bounded: looked at while its last row's triggers fire
+CREATE TABLE kept (statement text, mb numeric);
+CREATE FUNCTION keep() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+	INSERT INTO kept SELECT tg_op, sum(total_bytes) / 1e6 FROM pg_backend_memory_contexts WHERE name LIKE 'dualwrite%';
+	RETURN NULL;
+END $$;
+CREATE TRIGGER looks AFTER INSERT OR UPDATE ON st FOR EACH ROW WHEN (new.v = 'last') EXECUTE FUNCTION keep();
+INSERT INTO st SELECT g, CASE g WHEN 250000 THEN 'last' ELSE 'v' END FROM generate_series(1, 250000) g;
+UPDATE st SET v = CASE id WHEN 250000 THEN 'last' ELSE 'w' END;
+UPDATE st SET id = -id, v = CASE id WHEN 250000 THEN 'last' ELSE 'x' END;
+SELECT cmp_ok(mb, '<', 40::numeric, format('queue: %s of 250 000 rows keeps little', statement)) FROM kept;
+SELECT is((SELECT count(*) FROM kept), 3::bigint, 'each of the three');
+SELECT is(differences('SELECT id::bigint, v FROM st', 'SELECT id, v FROM stn'), 0::bigint, 'both sides agree');
+SELECT dualwrite.configure('st', 'mirror_on_error', 'abort');
+TRUNCATE kept;
+UPDATE st SET id = -id, v = CASE id WHEN -250000 THEN 'last' ELSE 'y' END;
+SELECT cmp_ok(mb, '<', 60::numeric, 'abort: nor do many key changes') FROM kept;
+SELECT is(differences('SELECT id::bigint, v FROM st', 'SELECT id, v FROM stn'), 0::bigint, 'both sides agree');
+SELECT dualwrite.configure('st', 'mirror_on_error', 'queue');
+DROP TRIGGER looks ON st;
+TRUNCATE st;
 
 -- what is counted is what was done, inline and put off alike
 CREATE FUNCTION counted() RETURNS text LANGUAGE sql AS $$
