@@ -472,9 +472,8 @@ rethrow_with_context(DwFlow *flow, const DwKey *source_key, DwGather *gather)
 	if (pg_class_aclcheck(flow->target, GetUserId(), ACL_SELECT) != ACLCHECK_OK ||
 		check_enable_rls(flow->target, InvalidOid, true) == RLS_ENABLED)
 		edata->detail = NULL;
-	if (edata->hint == NULL && dw_error_is_absorbable(edata->sqlerrcode) && flow->direction == DW_FORWARD)
-		edata->hint = psprintf("SELECT dualwrite.configure('%s', 'mirror_on_error', 'queue') lets the statement succeed and queues the key.",
-							   flow->compiled->migration);
+	if (edata->hint == NULL && dw_error_is_absorbable(edata->sqlerrcode))
+		edata->hint = dw_violation_hint(flow);
 	ReThrowError(edata);
 }
 

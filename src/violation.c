@@ -11,6 +11,7 @@
 
 #include "execution.h"
 #include "mapping.h"
+#include "stats.h"
 #include "violation.h"
 
 #include "utils/builtins.h"
@@ -43,6 +44,15 @@ dw_violation_key(DwFlow *flow, const DwKey *source_key)
 	return JsonbToCString(NULL, &dw_key_to_jsonb(flow->compiled, &key)->root, 0);
 }
 
+char *
+dw_violation_hint(DwFlow *flow)
+{
+	if (flow->direction == DW_REVERSE)
+		return NULL;
+	return psprintf("SELECT dualwrite.configure(%s, 'mirror_on_error', 'queue') lets the statement succeed and queues the key.",
+					quote_literal_cstr(flow->compiled->migration));
+}
+
 /* Looks nothing up: the transaction has failed. */
 static bool
 explain(ErrorData *error, List *by)
@@ -70,6 +80,9 @@ explain(ErrorData *error, List *by)
 						   mirrored->first == NULL || mirrored->rows > 1 ? "not known, one of several" :
 						   dw_violation_key(flow, mirrored->first));
 		error->context = error->context ? psprintf("%s\n%s", context, error->context) : context;
+		if (error->hint == NULL)
+			error->hint = dw_violation_hint(flow);
+		dw_stats_count(flow->compiled->mapping_id, flow->direction, DW_COUNT_FAILED, 1);
 		return true;
 	}
 	return false;

@@ -31,12 +31,12 @@ INSERT INTO ways VALUES
 	('22012', 'w = 77', 'division by zero'), ('23503', 'p = 7', '%en_p_fkey%'), ('23505', 'v = ''v6''', '%en_v_key%'), ('DW014', 'w = 14', 'not fourteen'), ('09000', 'w = 15', '%suppressed%'),
 	('23514', 'd = ''2200-01-01''', '%en_d_check%');
 -- What the application gets to know: SQLSTATE, message, context.
-CREATE FUNCTION error_of(statement text, OUT state text, OUT message text, OUT context text) LANGUAGE plpgsql AS $$
+CREATE FUNCTION error_of(statement text, OUT state text, OUT message text, OUT context text, OUT hint text) LANGUAGE plpgsql AS $$
 BEGIN
 	EXECUTE statement;
 	state := '00000';
 EXCEPTION WHEN OTHERS THEN
-	GET STACKED DIAGNOSTICS state = RETURNED_SQLSTATE, message = MESSAGE_TEXT, context = PG_EXCEPTION_CONTEXT;
+	GET STACKED DIAGNOSTICS state = RETURNED_SQLSTATE, message = MESSAGE_TEXT, context = PG_EXCEPTION_CONTEXT, hint = PG_EXCEPTION_HINT;
 END $$;
 CREATE FUNCTION breaking(assignment text) RETURNS text LANGUAGE sql AS $$ SELECT format('UPDATE e SET %s WHERE id = 5', assignment) $$;
 
@@ -46,7 +46,8 @@ SELECT unnest(ARRAY[is(x.state, w.sqlstate, 'abort: ' || assignment), ok(x.messa
 	-- a foreign key of the new side is checked with the application's own, at the end of the statement: the reference at fault is in the detail
 	ok(x.context LIKE '%dualwrite forward mirror of migration "e", mapping from public.e to public.en, key {"id": 5}' ||
 		CASE w.sqlstate WHEN '23503' THEN ', checked at the end of the statement%' ELSE '%' END AND (SELECT count(*) FROM regexp_matches(x.context, 'mirror of', 'g')) = 1,
-		'which migration, mapping and key')]) FROM ways w, error_of(breaking(assignment)) x;
+		'which migration, mapping and key'),
+	ok(w.sqlstate !~ '^2' OR x.hint LIKE '%''mirror_on_error'', ''queue''%', 'and what helps')]) FROM ways w, error_of(breaking(assignment)) x;
 SELECT ok(x.state = '23503' AND x.context LIKE 'dualwrite forward mirror of migration "e", mapping from public.e to public.en, key {"id": 700}, checked at the end of the statement%', 'and of COPY')
 	FROM error_of($$COPY e (id, v, p) FROM PROGRAM 'printf "700\tcopied\t7\n"'$$) x;
 SELECT ok(x.state = '23503' AND x.context LIKE 'dualwrite forward mirror of migration "e", mapping from public.e to public.en, key not known, one of several, checked at the end of the statement%',
@@ -202,9 +203,14 @@ SELECT is(counted(), '10 4 3 0 0', 'what is rolled back is not counted');
 ALTER TABLE stn ADD CHECK (v <> 'bad');
 SELECT throws_ok($$INSERT INTO st VALUES (101, 'bad')$$, '23514', NULL, 'a failure');
 SELECT is(counted(), '10 4 3 1 0', 'is counted although its transaction failed');
+CREATE TABLE letters (v text PRIMARY KEY); INSERT INTO letters VALUES ('v'), ('w'), ('x'), ('y'), ('good'), ('bad');
+ALTER TABLE stn ADD CONSTRAINT letter FOREIGN KEY (v) REFERENCES letters;
+SELECT throws_ok($$INSERT INTO st VALUES (101, 'z')$$, '23503', NULL, 'one at the end of the statement');
+SELECT is(counted(), '10 4 3 2 0', 'too');
+ALTER TABLE stn DROP CONSTRAINT letter;
 SELECT dualwrite.configure('st', 'mirror_on_error', 'queue');
 INSERT INTO st VALUES (101, 'bad'), (102, 'good');
-SELECT is(counted(), '11 4 3 2 1', 'a queued one both failed and was queued');
+SELECT is(counted(), '11 4 3 3 1', 'a queued one both failed and was queued');
 DELETE FROM st WHERE id > 100;
 SELECT dualwrite.rollback('st', 'shadow', force => true) \gset
 SELECT dualwrite.reset_stats('st');
