@@ -32,6 +32,9 @@ flow_of(const DwPostponed *postponed)
 	return compiled ? &compiled->flow[postponed->direction] : NULL;
 }
 
+/* What is tried again after a failure of more than that: most of it has nothing to do with it. */
+#define SLICE	5000
+
 /* Work of one subtransaction: some of the postponed keys. */
 typedef struct Settling
 {
@@ -188,8 +191,8 @@ part_of(List *keys, int from, int to)
 }
 
 /*
- * Keys of one policy, all in one subtransaction; where that fails, in two halves, and so on, until the keys that fail are
- * alone: they are queued.  A bad one in a hundred thousand costs some thirty subtransactions.
+ * Keys of one policy, all in one subtransaction; where that fails, in slices, these in two halves, and so on, until the keys that fail
+ * are alone: they are queued.  A bad one in a hundred thousand costs some forty subtransactions.
  */
 static void
 settle_all(DwStatement *statement, List *keys, bool undo)
@@ -213,8 +216,10 @@ settle_all(DwStatement *statement, List *keys, bool undo)
 		enqueue_all(keys, &error);
 	else
 	{
-		settle_all(statement, part_of(keys, 0, n / 2), undo);
-		settle_all(statement, part_of(keys, n / 2, n), undo);
+		int			part = n > SLICE ? SLICE : (n + 1) / 2;
+
+		for (int from = 0; from < n; from += part)
+			settle_all(statement, part_of(keys, from, Min(from + part, n)), undo);
 	}
 }
 

@@ -11,6 +11,7 @@
 
 #include "execution.h"
 #include "mapping.h"
+#include "pending.h"
 #include "stats.h"
 #include "violation.h"
 
@@ -24,7 +25,13 @@ dw_violation_note(DwFlow *flow, const DwKey *source_key)
 	DwMirroredBy *mirrored = dw_execution_mirrored(flow, &context);
 	MemoryContext old;
 
-	if (mirrored == NULL || mirrored->rows++ > 0 || source_key == NULL)
+	if (mirrored == NULL)
+		return;
+	/* a row whose key changes comes twice, the second time at the end */
+	if (mirrored->rows == 1 && mirrored->first != NULL && source_key != NULL &&
+		dw_pending_same_key(flow, mirrored->first, source_key))
+		return;
+	if (mirrored->rows++ > 0 || source_key == NULL)
 		return;
 	old = MemoryContextSwitchTo(context);
 	mirrored->first = palloc(sizeof(DwKey));

@@ -50,6 +50,8 @@ SELECT unnest(ARRAY[is(x.state, w.sqlstate, 'abort: ' || assignment), ok(x.messa
 	ok(w.sqlstate !~ '^2' OR x.hint LIKE '%''mirror_on_error'', ''queue''%', 'and what helps')]) FROM ways w, error_of(breaking(assignment)) x;
 SELECT ok(x.state = '23503' AND x.context LIKE 'dualwrite forward mirror of migration "e", mapping from public.e to public.en, key {"id": 700}, checked at the end of the statement%', 'and of COPY')
 	FROM error_of($$COPY e (id, v, p) FROM PROGRAM 'printf "700\tcopied\t7\n"'$$) x;
+SELECT ok(x.state = '23503' AND x.context LIKE 'dualwrite forward mirror of migration "e", mapping from public.e to public.en, key {"id": 705}, checked at the end of the statement%', 'of a row whose key changes, too')
+	FROM error_of('UPDATE e SET id = 705, p = 7 WHERE id = 5') x;
 SELECT ok(x.state = '23503' AND x.context LIKE 'dualwrite forward mirror of migration "e", mapping from public.e to public.en, key not known, one of several, checked at the end of the statement%',
 	'of several rows nobody knows which') FROM error_of($$UPDATE e SET p = CASE id WHEN 6 THEN 7 ELSE p END, v = v || '!' WHERE id IN (5, 6)$$) x;
 SELECT ok(x.state = '23503' AND x.context NOT LIKE '%mirror of%', 'what the application itself breaks is not the mirror''s')
@@ -211,6 +213,12 @@ ALTER TABLE stn DROP CONSTRAINT letter;
 SELECT dualwrite.configure('st', 'mirror_on_error', 'queue');
 INSERT INTO st VALUES (101, 'bad'), (102, 'good');
 SELECT is(counted(), '11 4 3 3 1', 'a queued one both failed and was queued');
+DELETE FROM st WHERE id > 100;
+SELECT dualwrite.reset_stats('st');
+INSERT INTO st SELECT g, CASE WHEN g IN (1003, 9000, 12999) THEN 'bad' ELSE 'good' END FROM generate_series(1000, 12999) g;
+SELECT is(counted(), '11997 0 0 3 3', 'of very many rows, too');
+SELECT is(differences('SELECT id::bigint, v FROM st WHERE v <> ''bad''', 'SELECT id, v FROM stn'), 0::bigint, 'all but the bad ones are there');
+SELECT bag_eq($$SELECT (key ->> 'id')::int FROM dualwrite.queue WHERE migration = 'st' AND (key ->> 'id')::int >= 1000$$, 'SELECT id FROM st WHERE v = ''bad''', 'which are queued');
 DELETE FROM st WHERE id > 100;
 SELECT dualwrite.rollback('st', 'shadow', force => true) \gset
 SELECT dualwrite.reset_stats('st');
